@@ -1,0 +1,11 @@
+//! Plain types for everybody: names, ids, times, nodes, snapshot facts. No I/O.
+
+mod id;
+mod names;
+mod node;
+mod time;
+
+pub use id::Id;
+pub use names::{Environment, JobName, Selector, TenantName};
+pub use node::{Metadata, Node, NodeKind, Xattr};
+pub use time::Time;
