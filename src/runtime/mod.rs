@@ -1,7 +1,9 @@
-//! What every room needs of the machine: time, cancellation, child processes, memory budget.
+//! What every room needs of the machine: time, cancellation, secrets, child processes, memory budget.
 
 mod cancel;
 mod clock;
+pub mod secret;
 
 pub use cancel::Cancel;
 pub use clock::{Clock, SystemClock, TestClock};
+pub use secret::{Secret, SecretText};
