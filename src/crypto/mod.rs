@@ -1,5 +1,7 @@
-//! Keys, sealing and hashing. Pure functions over bytes; no I/O.
+//! Hashing, sealing and key derivation. Pure computation: no store, no clock.
 
-pub mod seal;
+mod hash;
+mod seal;
 
-pub use seal::MasterKey;
+pub use hash::{LANES, sha256, sha256_many};
+pub use seal::{MasterKey, OpenError, SEAL_OVERHEAD, random};
