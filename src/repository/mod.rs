@@ -7,3 +7,4 @@
 //! restore's own threads), never from a task. Requests to the store run on the tokio runtime that
 //! [`Repository`] was opened on.
 
+pub mod tree;
