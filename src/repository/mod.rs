@@ -6,3 +6,4 @@
 //! The engine's calls **block**: call them from threads that may (`tokio::task::spawn_blocking`, a source's or a
 //! restore's own threads), never from a task. Requests to the store run on the tokio runtime that
 //! [`Repository`] was opened on.
+
