@@ -156,6 +156,11 @@ impl<'a> Collector<'a> {
         self.found.is_empty()
     }
 
+    /// Whether there is a mistake at exactly this path.
+    pub(crate) fn has(&self, path: &str) -> bool {
+        self.found.iter().any(|m| m.path == path)
+    }
+
     /// Whether `path` or something below it has a mistake.
     pub(crate) fn is_bad(&self, path: &str) -> bool {
         self.found.iter().any(|m| m.path.strip_prefix(path).is_some_and(|r| r.is_empty() || r.starts_with(['.', '['])))
