@@ -259,3 +259,9 @@ impl From<Error> for crate::error::Error {
         }
     }
 }
+
+impl<T> crate::error::Context<T> for Result<T> {
+    fn context<S: Into<String>>(self, what: impl FnOnce() -> S) -> crate::error::Result<T> {
+        self.map_err(|e| crate::error::Error::from(e).context(what()))
+    }
+}

@@ -1,0 +1,535 @@
+//! A volume into trees: directories are listed in parallel, unchanged files taken from the parent snapshot, others read
+//! and handed to the writer; a directory is stored when its last entry is done, from the bottom up.
+//!
+//! **Threads.** A few walkers take tasks from a stack (last in, first out, so that few directories are open at a time).
+//! Whoever finishes the last entry of a directory stores it: a walker or one of the writer's lanes.
+//!
+//! **Memory.** Entries of the directories that are open, and nothing else.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+
+use bytes::Bytes;
+use parking_lot::{Condvar, Mutex};
+
+use crate::error::{Context, Error, Kind, Result};
+use crate::model::{Id, Node, NodeKind, Time};
+use crate::repository::{BlobType, Chunking, Done, Lane, Reader, SMALL_FILE, Writer, encode_tree};
+use crate::runtime::Cancel;
+use crate::source::volume::{Dir, Found, FoundKind, Problem, Volume};
+
+/// What was met on the way, live.
+#[derive(Debug, Default)]
+pub struct ArchiveStats {
+    /// Files that the parent did not have.
+    pub files_new: AtomicU64,
+    /// Files that differ from the parent's.
+    pub files_changed: AtomicU64,
+    /// Files taken from the parent unread.
+    pub files_unmodified: AtomicU64,
+    /// Directories that the parent did not have.
+    pub dirs_new: AtomicU64,
+    /// Directories that differ from the parent's.
+    pub dirs_changed: AtomicU64,
+    /// Directories equal to the parent's.
+    pub dirs_unmodified: AtomicU64,
+    /// Bytes of all files, read or not.
+    pub bytes_total: AtomicU64,
+    /// Bytes read from files.
+    pub bytes_read: AtomicU64,
+}
+
+fn add(counter: &AtomicU64, n: u64) {
+    counter.fetch_add(n, Ordering::Relaxed);
+}
+
+/// The snapshot to compare with.
+pub(super) struct Parent {
+    pub(super) reader: Reader,
+    /// Tree of the volume's root in it.
+    pub(super) tree: Id,
+    /// When its scan began.
+    pub(super) scanned: Time,
+}
+
+/// The stored volume.
+pub(super) struct Archived {
+    /// Tree of the volume's root.
+    pub(super) tree: Id,
+    /// What could not be read or changed while it was.
+    pub(super) problems: Vec<Problem>,
+}
+
+/// Everything the threads share.
+struct Walk {
+    volume: Volume,
+    writer: Writer,
+    parent: Option<Parent>,
+    stats: Arc<ArchiveStats>,
+    cancel: Cancel,
+    stack: Mutex<Stack>,
+    work: Condvar,
+    problems: Mutex<Vec<Problem>>,
+    links: Mutex<HashMap<(u64, u64), Vec<Id>>>,
+    root: Mutex<Option<Id>>,
+}
+
+#[derive(Default)]
+struct Stack {
+    tasks: Vec<Task>,
+    busy: usize,
+    over: bool,
+}
+
+enum Task {
+    Dir { dir: Dir, parent_tree: Option<Id>, place: Option<Place> },
+    File { open: Arc<OpenDir>, found: Found, at: usize },
+}
+
+/// Where a directory's tree belongs once it is stored.
+struct Place {
+    open: Arc<OpenDir>,
+    at: usize,
+    /// The parent's tree for it, to see whether the directory above is the same.
+    was: Option<Id>,
+}
+
+/// A directory whose entries are being worked on.
+struct OpenDir {
+    dir: Dir,
+    nodes: Mutex<Vec<Option<Node>>>,
+    pending: AtomicUsize,
+    /// So far equal to the parent's tree.
+    same: AtomicBool,
+    was: Option<Id>,
+    place: Option<Place>,
+}
+
+/// How a tree is stored from here.
+enum Via<'a> {
+    Lane(&'a mut Lane),
+    Walker,
+}
+
+/// Stores the volume. Blocks; `threads` walkers.
+pub(super) fn archive(volume: Volume, root: Dir, parent: Option<Parent>, writer: &Writer, stats: Arc<ArchiveStats>, cancel: &Cancel, threads: usize) -> Result<Archived> {
+    let parent_tree = parent.as_ref().map(|p| p.tree);
+    let walk = Arc::new(Walk {
+        volume,
+        writer: writer.clone(),
+        parent,
+        stats,
+        cancel: cancel.clone(),
+        stack: Mutex::new(Stack { tasks: vec![Task::Dir { dir: root, parent_tree, place: None }], busy: 0, over: false }),
+        work: Condvar::new(),
+        problems: Mutex::default(),
+        links: Mutex::default(),
+        root: Mutex::default(),
+    });
+    std::thread::scope(|scope| {
+        for n in 0..threads.max(1) {
+            let walk = &walk;
+            let spawned = std::thread::Builder::new().name(format!("walker-{n}")).spawn_scoped(scope, move || walk.run());
+            if let Err(e) = spawned {
+                walk.writer.fail(Error::new(Kind::Failed, "start a thread").because(e));
+                walk.stop();
+            }
+        }
+    });
+    // Walkers are done; lanes may still be storing the last directories.
+    while walk.root.lock().is_none() {
+        writer.check()?;
+        cancel.check()?;
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    writer.check()?;
+    let tree = walk.root.lock().ok_or_else(|| Error::new(Kind::Bug, "a volume without a tree"))?;
+    let problems = std::mem::take(&mut *walk.problems.lock());
+    Ok(Archived { tree, problems })
+}
+
+impl Walk {
+    fn run(self: &Arc<Self>) {
+        while let Some(task) = self.take() {
+            let done = match task {
+                Task::Dir { dir, parent_tree, place } => self.directory(dir, parent_tree, place),
+                Task::File { open, found, at } => self.large_file(&open, &found, at),
+            };
+            if let Err(e) = done {
+                self.writer.fail(e);
+                self.stop();
+            }
+            self.put_back();
+        }
+    }
+
+    fn take(&self) -> Option<Task> {
+        let mut stack = self.stack.lock();
+        loop {
+            if stack.over || self.cancel.is_cancelled() || self.writer.check().is_err() {
+                stack.over = true;
+                self.work.notify_all();
+                return None;
+            }
+            if let Some(task) = stack.tasks.pop() {
+                stack.busy += 1;
+                return Some(task);
+            }
+            if stack.busy == 0 {
+                self.work.notify_all();
+                return None;
+            }
+            self.work.wait(&mut stack);
+        }
+    }
+
+    fn put_back(&self) {
+        let mut stack = self.stack.lock();
+        stack.busy -= 1;
+        if stack.busy == 0 {
+            self.work.notify_all();
+        }
+    }
+
+    fn push(&self, tasks: impl Iterator<Item = Task>) {
+        self.stack.lock().tasks.extend(tasks);
+        self.work.notify_all();
+    }
+
+    fn stop(&self) {
+        self.stack.lock().over = true;
+        self.work.notify_all();
+    }
+
+    fn problem(&self, problem: Problem) {
+        self.problems.lock().push(problem);
+    }
+
+    /// Lists a directory, settles what is unchanged, reads small files, and leaves directories and large files as tasks.
+    fn directory(self: &Arc<Self>, dir: Dir, parent_tree: Option<Id>, place: Option<Place>) -> Result<()> {
+        let listing = self.volume.list(&dir)?;
+        self.problems.lock().extend(listing.problems);
+        let mut was = match (&self.parent, parent_tree) {
+            // A parent that cannot be read must not stop the backup: everything below is read anew.
+            (Some(parent), Some(id)) => match parent.reader.tree(id) {
+                Ok(nodes) => Some(nodes.into_iter().peekable()),
+                Err(e) => {
+                    tracing::warn!("the parent snapshot cannot be used for {}: {}", dir.path().display(), e.chain());
+                    None
+                }
+            },
+            _ => None,
+        };
+        let has_parent = was.is_some();
+        let entries = listing.entries;
+        let open = Arc::new(OpenDir {
+            dir,
+            nodes: Mutex::new(Vec::new()),
+            pending: AtomicUsize::new(1),
+            same: AtomicBool::new(has_parent),
+            was: if has_parent { parent_tree } else { None },
+            place,
+        });
+        let mut nodes: Vec<Option<Node>> = Vec::with_capacity(entries.len());
+        let (mut small, mut later) = (Vec::new(), Vec::new());
+        for mut found in entries {
+            let old = was.as_mut().and_then(|was| {
+                while was.next_if(|n| n.name < found.name).is_some() {
+                    open.same.store(false, Ordering::Relaxed);
+                }
+                was.next_if(|n| n.name == found.name)
+            });
+            let at = nodes.len();
+            let node = self.settle(&open, &mut found, old, at, &mut small, &mut later)?;
+            nodes.push(node);
+        }
+        if was.as_mut().is_some_and(|was| was.peek().is_some()) {
+            open.same.store(false, Ordering::Relaxed);
+        }
+        *open.nodes.lock() = nodes;
+        open.pending.fetch_add(small.len() + later.len(), Ordering::AcqRel);
+        self.push(later.into_iter().rev());
+        for (found, at) in small {
+            self.cancel.check()?;
+            self.small_file(&open, &found, at)?;
+        }
+        self.entry_done(&open, Via::Walker)
+    }
+
+    /// Decides what an entry needs. Its node is complete but for content and subtree.
+    fn settle(
+        &self,
+        open: &Arc<OpenDir>,
+        found: &mut Found,
+        old: Option<Node>,
+        at: usize,
+        small: &mut Vec<(Found, usize)>,
+        later: &mut Vec<Task>,
+    ) -> Result<Option<Node>> {
+        if found.kind == FoundKind::File {
+            add(&self.stats.bytes_total, found.size);
+        }
+        if let (Some(old), Some(parent)) = (&old, &self.parent)
+            && self.volume.unchanged(found, old, parent.scanned)
+            && self.content_is_stored(old)
+        {
+            // Equal ctime: extended attributes and link target are the parent's.
+            let node = self.volume.to_node_like(found, old);
+            self.note_same(open, &node, Some(old));
+            if found.kind == FoundKind::File {
+                add(&self.stats.files_unmodified, 1);
+            }
+            return Ok(Some(node));
+        }
+        if let Err(problem) = self.volume.complete(&open.dir, found) {
+            let gone = problem.is_gone();
+            self.problem(problem);
+            if gone {
+                open.same.store(false, Ordering::Relaxed);
+                return Ok(None);
+            }
+        }
+        let node = self.volume.to_node(found);
+        match found.kind {
+            FoundKind::Dir => match self.volume.enter(&open.dir, found) {
+                Ok(dir) => {
+                    let was = match &old {
+                        Some(Node { kind: NodeKind::Dir { subtree }, .. }) => *subtree,
+                        _ => None,
+                    };
+                    self.note_same(open, &node, old.as_ref());
+                    later.push(Task::Dir { dir, parent_tree: was, place: Some(Place { open: open.clone(), at, was }) });
+                }
+                Err(problem) => {
+                    let gone = problem.is_gone();
+                    open.same.store(false, Ordering::Relaxed);
+                    if gone {
+                        self.problem(problem);
+                        return Ok(None);
+                    }
+                    let text = problem.to_string();
+                    self.problem(problem);
+                    return Ok(Some(self.unreadable_dir(node, text)?));
+                }
+            },
+            FoundKind::File => {
+                open.same.store(false, Ordering::Relaxed);
+                add(if old.is_some() { &self.stats.files_changed } else { &self.stats.files_new }, 1);
+                if found.size == 0 {
+                    // Nothing to read: an empty file has no blobs.
+                } else if found.size <= SMALL_FILE {
+                    small.push((found.clone(), at));
+                } else {
+                    later.push(Task::File { open: open.clone(), found: found.clone(), at });
+                }
+            }
+            _ => self.note_same(open, &node, old.as_ref()),
+        }
+        Ok(Some(node))
+    }
+
+    /// A directory that may not be read is recorded as an empty one, and the snapshot as incomplete.
+    fn unreadable_dir(&self, mut node: Node, text: String) -> Result<Node> {
+        let subtree = self.writer.tree(&[])?;
+        node.kind = NodeKind::Dir { subtree: Some(subtree) };
+        node.error = Some(text);
+        Ok(node)
+    }
+
+    fn note_same(&self, open: &OpenDir, node: &Node, old: Option<&Node>) {
+        let same = old.is_some_and(|old| match (&node.kind, &old.kind) {
+            // Subtrees are compared when they are stored.
+            (NodeKind::Dir { .. }, NodeKind::Dir { .. }) => node.meta == old.meta && node.name == old.name && node.error == old.error,
+            _ => node == old,
+        });
+        if !same {
+            open.same.store(false, Ordering::Relaxed);
+        }
+    }
+
+    fn content_is_stored(&self, old: &Node) -> bool {
+        match &old.kind {
+            NodeKind::File { content, .. } => content.iter().all(|id| self.writer.has_data(id)),
+            NodeKind::Dir { .. } => false,
+            _ => true,
+        }
+    }
+
+    /// Reads a file of one blob and hands it in.
+    fn small_file(self: &Arc<Self>, open: &Arc<OpenDir>, found: &Found, at: usize) -> Result<()> {
+        if let Some(content) = self.linked(found) {
+            self.set_content(open, at, content, found.size);
+            return self.entry_done(open, Via::Walker);
+        }
+        let data = match self.read_small(open, found) {
+            Ok(data) => data,
+            Err(problem) => {
+                self.give_up(open, at, problem);
+                return self.entry_done(open, Via::Walker);
+            }
+        };
+        add(&self.stats.bytes_read, data.len() as u64);
+        if data.is_empty() {
+            self.set_content(open, at, Vec::new(), 0);
+            return self.entry_done(open, Via::Walker);
+        }
+        let (walk, open, size, link) = (self.clone(), open.clone(), data.len() as u64, link_key(found));
+        let done: Done = Box::new(move |lane, saved| {
+            let Some(saved) = saved else { return };
+            if let Some(key) = link {
+                walk.links.lock().insert(key, vec![saved.id]);
+            }
+            walk.set_content(&open, at, vec![saved.id], size);
+            if let Err(e) = walk.entry_done(&open, Via::Lane(lane)) {
+                lane.fail(e);
+            }
+        });
+        self.writer.submit(BlobType::Data, Bytes::from(data), done);
+        Ok(())
+    }
+
+    fn read_small(&self, open: &OpenDir, found: &Found) -> std::result::Result<Vec<u8>, Problem> {
+        let mut again = false;
+        loop {
+            let mut file = self.volume.open_file(&open.dir, found)?;
+            let data = file.read_small(SMALL_FILE)?;
+            if !file.changed()? {
+                return Ok(data);
+            }
+            if again {
+                self.problem(Problem::changed(&open.dir, found));
+                return Ok(data);
+            }
+            again = true;
+        }
+    }
+
+    /// Reads a file of several blobs; other walkers go on with other tasks meanwhile.
+    fn large_file(self: &Arc<Self>, open: &Arc<OpenDir>, found: &Found, at: usize) -> Result<()> {
+        if let Some(content) = self.linked(found) {
+            self.set_content(open, at, content, found.size);
+            return self.entry_done(open, Via::Walker);
+        }
+        let mut again = false;
+        loop {
+            self.cancel.check()?;
+            let mut file = match self.volume.open_file(&open.dir, found) {
+                Ok(file) => file,
+                Err(problem) => {
+                    self.give_up(open, at, problem);
+                    break;
+                }
+            };
+            let mut into = self.writer.file(Chunking::Content);
+            if let Err(e) = into.read_all(&mut file) {
+                self.writer.check()?;
+                self.give_up(open, at, Problem::unreadable(&open.dir, found, &e));
+                break;
+            }
+            let content = into.finish().context(|| format!("back up {}", open.dir.path().join(found.path_name()).display()))?;
+            add(&self.stats.bytes_read, content.size);
+            if file.changed().unwrap_or(true) {
+                if !again {
+                    again = true;
+                    continue;
+                }
+                self.problem(Problem::changed(&open.dir, found));
+            }
+            if let Some(key) = link_key(found) {
+                self.links.lock().insert(key, content.content.clone());
+            }
+            self.set_content(open, at, content.content, content.size);
+            break;
+        }
+        self.entry_done(open, Via::Walker)
+    }
+
+    fn linked(&self, found: &Found) -> Option<Vec<Id>> {
+        self.links.lock().get(&link_key(found)?).cloned()
+    }
+
+    fn set_content(&self, open: &OpenDir, at: usize, content: Vec<Id>, size: u64) {
+        if let Some(Some(node)) = open.nodes.lock().get_mut(at) {
+            node.kind = NodeKind::File { size, content };
+        }
+    }
+
+    /// A file that cannot be had: left out if it is gone, else recorded with its error and without content.
+    fn give_up(&self, open: &OpenDir, at: usize, problem: Problem) {
+        if let Some(slot) = open.nodes.lock().get_mut(at) {
+            if problem.is_gone() {
+                *slot = None;
+            } else if let Some(node) = slot {
+                node.error = Some(problem.to_string());
+                node.kind = NodeKind::File { size: 0, content: Vec::new() };
+            }
+        }
+        self.problem(problem);
+    }
+
+    /// One entry less to wait for; at the last one, stores the directory, and so on upwards.
+    fn entry_done(self: &Arc<Self>, open: &Arc<OpenDir>, mut via: Via<'_>) -> Result<()> {
+        let mut open = open.clone();
+        while open.pending.fetch_sub(1, Ordering::AcqRel) == 1 {
+            let same = open.same.load(Ordering::Acquire);
+            let tree = match (same, open.was) {
+                (true, Some(was)) => {
+                    add(&self.stats.dirs_unmodified, 1);
+                    was
+                }
+                _ => {
+                    add(if open.was.is_some() { &self.stats.dirs_changed } else { &self.stats.dirs_new }, 1);
+                    let nodes: Vec<Node> = std::mem::take(&mut *open.nodes.lock()).into_iter().flatten().collect();
+                    match &mut via {
+                        Via::Lane(lane) => match lane.save_tree(&nodes) {
+                            Some(saved) => saved.id,
+                            None => return Ok(()),
+                        },
+                        Via::Walker => return self.hand_in_tree(&open, &nodes),
+                    }
+                }
+            };
+            match self.set_subtree(&open, tree) {
+                Some(above) => open = above,
+                None => return Ok(()),
+            }
+        }
+        Ok(())
+    }
+
+    /// A walker has no compressor: a lane stores the tree and goes on upwards.
+    fn hand_in_tree(self: &Arc<Self>, open: &Arc<OpenDir>, nodes: &[Node]) -> Result<()> {
+        let bytes = encode_tree(nodes).context(|| format!("back up directory {}", open.dir.path().display()))?;
+        let (walk, open) = (self.clone(), open.clone());
+        let done: Done = Box::new(move |lane, saved| {
+            let Some(saved) = saved else { return };
+            if let Some(above) = walk.set_subtree(&open, saved.id)
+                && let Err(e) = walk.entry_done(&above, Via::Lane(lane))
+            {
+                lane.fail(e);
+            }
+        });
+        self.writer.submit(BlobType::Tree, Bytes::from(bytes), done);
+        Ok(())
+    }
+
+    /// Notes a stored tree in the directory above, which is returned; `None` at the root.
+    fn set_subtree(&self, open: &OpenDir, tree: Id) -> Option<Arc<OpenDir>> {
+        let Some(place) = &open.place else {
+            *self.root.lock() = Some(tree);
+            return None;
+        };
+        if place.was != Some(tree) {
+            place.open.same.store(false, Ordering::Release);
+        }
+        if let Some(Some(node)) = place.open.nodes.lock().get_mut(place.at) {
+            node.kind = NodeKind::Dir { subtree: Some(tree) };
+        }
+        Some(place.open.clone())
+    }
+}
+
+fn link_key(found: &Found) -> Option<(u64, u64)> {
+    (found.meta.links > 1).then_some((found.meta.device_id, found.meta.inode))
+}

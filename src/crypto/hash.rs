@@ -1,0 +1,69 @@
+//! SHA-256 behind one function, fast on every processor.
+//!
+//! One message at a time, SHA-256 runs at about 350 MB/s per core without SHA instructions and 2 GB/s with them. Many
+//! messages at once fill the SIMD lanes (or two SHA units) and reach 1.1 GB/s and 5 GB/s on the same processors, so
+//! the engine collects chunks of all files into batches and calls [`sha256_many`].
+
+use crate::model::Id;
+
+/// How many messages a batch should hold to be worth waiting for. More do no harm.
+pub const LANES: usize = 16;
+
+/// The SHA-256 of one message.
+#[must_use]
+pub fn sha256(data: &[u8]) -> Id {
+    let mut out = [0; 32];
+    out.copy_from_slice(ring::digest::digest(&ring::digest::SHA256, data).as_ref());
+    Id(out)
+}
+
+/// The SHA-256 of each message, in the order given.
+///
+/// Lanes of a group run until the longest message ends, so messages of like length are grouped.
+#[must_use]
+pub fn sha256_many(messages: &[&[u8]]) -> Vec<Id> {
+    match messages {
+        [] => return Vec::new(),
+        [one] => return vec![sha256(one)],
+        _ => {}
+    }
+    let mut order: Vec<usize> = (0..messages.len()).collect();
+    order.sort_unstable_by_key(|&i| messages.get(i).map_or(0, |m| m.len()));
+    let sorted: Vec<&[u8]> = order.iter().filter_map(|&i| messages.get(i).copied()).collect();
+    let mut digests = vec![[0u8; 32]; sorted.len()];
+    tape_sha256::hash_many(&sorted, &mut digests);
+    let mut out = vec![Id::default(); messages.len()];
+    for (&i, digest) in order.iter().zip(digests) {
+        if let Some(slot) = out.get_mut(i) {
+            *slot = Id(digest);
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use sha2::Digest as _;
+
+    #[test]
+    fn known_answer() {
+        assert_eq!(sha256(b"").to_hex(), "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
+    }
+
+    proptest! {
+        /// Three implementations agree, for every mix of lengths around block and lane borders.
+        #[test]
+        fn batches_agree_with_single_messages(lengths in proptest::collection::vec(0usize..700, 0..70), seed in any::<u8>()) {
+            let messages: Vec<Vec<u8>> = lengths.iter().enumerate()
+                .map(|(i, n)| (0..*n).map(|j| (i * 31 + j * 7) as u8 ^ seed).collect()).collect();
+            let refs: Vec<&[u8]> = messages.iter().map(Vec::as_slice).collect();
+            let many = sha256_many(&refs);
+            for (m, id) in refs.iter().zip(&many) {
+                prop_assert_eq!(sha256(m), *id);
+                prop_assert_eq!(<[u8; 32]>::from(sha2::Sha256::digest(m)), id.0);
+            }
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! Packs: sealed blobs one after another, then a sealed header that lists them, then the header's length.
+//!
+//! `Blob1 ‖ … ‖ BlobN ‖ header ‖ u32le(len(header))`, header = sealed entries of 37 (stored raw) or 41 bytes
+//! (compressed). Built in memory: nothing is written twice and no temporary file exists.
+
+use bytes::Bytes;
+use zstd::bulk::{Compressor, Decompressor};
+
+use super::index::{BlobType, IndexedBlob, IndexedPack};
+use crate::crypto::{MasterKey, sha256};
+use crate::error::{Context, Error, Kind, Result};
+use crate::model::Id;
+
+/// Bytes that sealing adds: IV and authenticator.
+pub(crate) const SEAL: usize = 32;
+/// The largest blob that is read: the format allows more, nobody writes it.
+const MAX_PLAIN: usize = 1 << 30;
+/// zstd level 0 and the engine's "store everything raw" are different things.
+pub const LEVEL_OFF: i32 = i32::MIN;
+
+/// One thread's compressor with its scratch memory.
+pub(crate) struct Codec {
+    compressor: Option<Compressor<'static>>,
+    decompressor: Decompressor<'static>,
+    compressed: Vec<u8>,
+    sealed: Vec<u8>,
+    opened: Vec<u8>,
+    plain: Vec<u8>,
+}
+
+/// A blob ready to be placed into a pack.
+pub(crate) struct SealedBlob<'a> {
+    pub(crate) bytes: &'a [u8],
+    pub(crate) uncompressed: u32,
+}
+
+impl Codec {
+    pub(crate) fn new(level: i32) -> Result<Self> {
+        let compressor = if level == LEVEL_OFF {
+            None
+        } else {
+            Some(Compressor::new(level).map_err(|e| Error::new(Kind::Config, format!("compression level {level} is not supported")).because(e))?)
+        };
+        let decompressor = Decompressor::new().context(|| "prepare decompression")?;
+        Ok(Self { compressor, decompressor, compressed: Vec::new(), sealed: Vec::new(), opened: Vec::new(), plain: Vec::new() })
+    }
+
+    /// Compresses where that helps, seals, and proves the result by opening it again: a fault in memory or processor
+    /// is found now, not at a restore.
+    pub(crate) fn seal(&mut self, key: &MasterKey, id: &Id, plain: &[u8], always_compress: bool) -> Result<SealedBlob<'_>> {
+        let bug = |what: &str| Error::new(Kind::Bug, format!("blob {id}: {what}")).hint("This points at faulty memory or a faulty processor: check the machine.");
+        let mut uncompressed = 0;
+        if let Some(compressor) = &mut self.compressor {
+            self.compressed.clear();
+            self.compressed.reserve(zstd::zstd_safe::compress_bound(plain.len()));
+            compressor.compress_to_buffer(plain, &mut self.compressed).map_err(|e| bug("cannot be compressed").because(e))?;
+            // Below 2 % gained, reading back would cost more than the bytes do.
+            if always_compress || self.compressed.len() < plain.len() - plain.len() / 50 {
+                uncompressed = u32::try_from(plain.len()).map_err(|e| bug("is too long").because(e))?;
+            }
+        }
+        let stored = if uncompressed == 0 { plain } else { &self.compressed };
+        self.sealed.clear();
+        key.seal_into(stored, &mut self.sealed);
+        self.opened.clear();
+        key.open_into(&self.sealed, &mut self.opened).map_err(|e| bug("does not open after sealing").because(e))?;
+        let same = if uncompressed == 0 {
+            self.opened == plain
+        } else {
+            self.plain.clear();
+            self.plain.reserve(plain.len());
+            self.decompressor.decompress_to_buffer(&self.opened, &mut self.plain).map_err(|e| bug("does not decompress").because(e))?;
+            self.plain == plain
+        };
+        if !same {
+            return Err(bug("changed while it was sealed"));
+        }
+        Ok(SealedBlob { bytes: &self.sealed, uncompressed })
+    }
+
+    /// Opens a stored blob into memory that is used again by the next call, and checks it against its id.
+    pub(crate) fn open(&mut self, key: &MasterKey, id: &Id, stored: &[u8], uncompressed: u32) -> Result<&[u8]> {
+        let damaged = |what: &str| Error::new(Kind::Corrupt, format!("blob {id} {what}")).hint("Run `strongroom check --read-data` to see what is damaged; an older snapshot may be whole.");
+        self.opened.clear();
+        key.open_into(stored, &mut self.opened).map_err(|e| damaged("does not decrypt").because(e))?;
+        let plain = if uncompressed == 0 {
+            &self.opened
+        } else {
+            if uncompressed as usize > MAX_PLAIN {
+                return Err(damaged("claims to be larger than any blob"));
+            }
+            self.plain.clear();
+            self.plain.reserve(uncompressed as usize);
+            self.decompressor.decompress_to_buffer(&self.opened, &mut self.plain).map_err(|e| damaged("does not decompress").because(e))?;
+            &self.plain
+        };
+        if sha256(plain) != *id {
+            return Err(damaged("is not what its name says"));
+        }
+        Ok(plain)
+    }
+}
+
+/// A pack that is being filled. One blob type a pack, as stock clients expect.
+pub(crate) struct PackBuilder {
+    kind: BlobType,
+    bytes: Vec<u8>,
+    blobs: Vec<IndexedBlob>,
+}
+
+/// A finished pack: its name is the SHA-256 of its bytes.
+pub(crate) struct SealedPack {
+    pub(crate) bytes: Bytes,
+    pub(crate) index: IndexedPack,
+}
+
+impl PackBuilder {
+    /// Uses `memory` (emptied) for its bytes.
+    pub(crate) fn new(kind: BlobType, mut memory: Vec<u8>) -> Self {
+        memory.clear();
+        Self { kind, bytes: memory, blobs: Vec::new() }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.blobs.len()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.blobs.is_empty()
+    }
+
+    pub(crate) fn add(&mut self, id: Id, blob: &SealedBlob<'_>) -> Result<()> {
+        let too_large = |e| Error::new(Kind::Bug, "pack grew past 4 GiB").because(e);
+        let offset = u32::try_from(self.bytes.len()).map_err(too_large)?;
+        let length = u32::try_from(blob.bytes.len()).map_err(too_large)?;
+        self.bytes.extend_from_slice(blob.bytes);
+        self.blobs.push(IndexedBlob { id, kind: self.kind, offset, length, uncompressed_length: blob.uncompressed });
+        Ok(())
+    }
+
+    pub(crate) fn finish(mut self, key: &MasterKey) -> Result<SealedPack> {
+        let mut header = Vec::with_capacity(self.blobs.len() * 41);
+        for b in &self.blobs {
+            let tag = match (self.kind, b.uncompressed_length) {
+                (BlobType::Data, 0) => 0u8,
+                (BlobType::Tree, 0) => 1,
+                (BlobType::Data, _) => 2,
+                (BlobType::Tree, _) => 3,
+            };
+            header.push(tag);
+            header.extend_from_slice(&b.length.to_le_bytes());
+            if b.uncompressed_length != 0 {
+                header.extend_from_slice(&b.uncompressed_length.to_le_bytes());
+            }
+            header.extend_from_slice(&b.id.0);
+        }
+        let start = self.bytes.len();
+        key.seal_into(&header, &mut self.bytes);
+        let length = u32::try_from(self.bytes.len() - start).map_err(|e| Error::new(Kind::Bug, "pack header is too long").because(e))?;
+        self.bytes.extend_from_slice(&length.to_le_bytes());
+        let id = sha256(&self.bytes);
+        Ok(SealedPack { bytes: Bytes::from(self.bytes), index: IndexedPack { id, blobs: self.blobs } })
+    }
+}
+
+/// Reads a header (sealed, without the trailing length) and gives the blobs with their offsets.
+///
+/// # Errors
+/// [`Kind::Corrupt`] if it does not open or an entry is not one of the four known.
+pub(crate) fn parse_header(key: &MasterKey, sealed: &[u8]) -> Result<Vec<IndexedBlob>> {
+    let damaged = || Error::new(Kind::Corrupt, "pack header is damaged");
+    let mut plain = Vec::new();
+    key.open_into(sealed, &mut plain).map_err(|e| damaged().because(e))?;
+    let (mut rest, mut offset, mut blobs) = (plain.as_slice(), 0u32, Vec::new());
+    while let Some((&tag, after)) = rest.split_first() {
+        let (kind, compressed) = match tag {
+            0 => (BlobType::Data, false),
+            1 => (BlobType::Tree, false),
+            2 => (BlobType::Data, true),
+            3 => (BlobType::Tree, true),
+            _ => return Err(damaged()),
+        };
+        let (length, after) = after.split_first_chunk::<4>().ok_or_else(damaged)?;
+        let length = u32::from_le_bytes(*length);
+        let (uncompressed_length, after) = if compressed {
+            let (n, after) = after.split_first_chunk::<4>().ok_or_else(damaged)?;
+            (u32::from_le_bytes(*n), after)
+        } else {
+            (0, after)
+        };
+        let (id, after) = after.split_first_chunk::<32>().ok_or_else(damaged)?;
+        blobs.push(IndexedBlob { id: Id(*id), kind, offset, length, uncompressed_length });
+        offset = offset.checked_add(length).ok_or_else(damaged)?;
+        rest = after;
+    }
+    Ok(blobs)
+}
+
+/// The size of a pack file with these blobs: what a listing must show.
+pub(crate) fn expected_pack_size(blobs: impl IntoIterator<Item = (u32, bool)>) -> u64 {
+    let blobs = blobs.into_iter().map(|(length, compressed)| u64::from(length) + if compressed { 41 } else { 37 });
+    blobs.sum::<u64>() + SEAL as u64 + 4
+}

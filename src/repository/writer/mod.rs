@@ -1,0 +1,302 @@
+//! The pipeline from bytes to packs: chunk → SHA-256 in batches → known? → compress → seal → pack → upload.
+//!
+//! **Threads.** Callers (a source's threads) cut chunks and hand them in; as many *lanes* as there are processors hash,
+//! compress and seal them; uploads run on tokio. Every hand-over is bounded: chunks by a byte budget, packs by the
+//! number of uploads, so memory does not depend on the input.
+//!
+//! **Order.** A pack is described in an index only after the store acknowledged it; an index is written every
+//! [`INDEX_SECONDS`] or [`INDEX_BYTES`] or [`INDEX_BLOBS`], so that a killed run is not repeated; the snapshot comes
+//! last ([`Writer::commit`]). Right before an index and before the snapshot the repository lock is checked.
+//!
+//! **What leaks on a crash**: packs that no index names. [`super::adopt`] finds and uses them.
+
+mod file;
+mod lane;
+mod upload;
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+
+use bytes::Bytes;
+use crossbeam_channel::{Receiver, Sender};
+use parking_lot::Mutex;
+
+use super::chunk::Chunking;
+use super::gate::Gate;
+use super::index::{BlobType, Index};
+use super::lock::RepoLock;
+use super::snapshot::SnapshotFile;
+use super::{Repository, tree};
+use crate::error::{Error, Kind, Result};
+use crate::model::{Id, Node};
+
+pub use file::{FileContent, FileWriter};
+pub use lane::Lane;
+
+/// An index file is written at least this often.
+pub(crate) const INDEX_SECONDS: u64 = 60;
+/// …and after so many bytes of packs.
+pub(crate) const INDEX_BYTES: u64 = 512 << 20;
+/// …and after so many blobs: what stock clients take as full.
+pub(crate) const INDEX_BLOBS: usize = 50_000;
+
+/// How a run writes.
+#[derive(Debug, Clone)]
+pub struct WriterOptions {
+    /// zstd level, or [`super::pack::LEVEL_OFF`].
+    pub level: i32,
+    /// Threads that hash, compress and seal. 0 = one a processor.
+    pub lanes: usize,
+    /// Size at which a data pack is closed, in bytes.
+    pub pack_size: usize,
+    /// Size at which a tree pack is closed, in bytes.
+    pub tree_pack_size: usize,
+    /// Bytes of chunks that may wait or be in work.
+    pub queue_bytes: u64,
+    /// Packs being uploaded at the same time.
+    pub uploads: usize,
+}
+
+impl Default for WriterOptions {
+    fn default() -> Self {
+        Self { level: 1, lanes: 0, pack_size: 16 << 20, tree_pack_size: 4 << 20, queue_bytes: 24 << 20, uploads: 2 }
+    }
+}
+
+/// What became of a blob.
+#[derive(Debug, Clone, Copy)]
+pub struct Saved {
+    /// Its name.
+    pub id: Id,
+    /// Bytes it takes in a pack; 0 if it was stored already.
+    pub stored: u64,
+}
+
+/// Called by a lane when a blob is done. `None` after the run failed: the error is in [`Writer::check`].
+pub type Done = Box<dyn FnOnce(&mut Lane, Option<Saved>) + Send>;
+
+struct Job {
+    kind: BlobType,
+    data: Bytes,
+    done: Done,
+}
+
+/// What a run added so far.
+#[derive(Debug, Default)]
+pub struct WriterStats {
+    /// New data blobs.
+    pub data_blobs: AtomicU64,
+    /// New tree blobs.
+    pub tree_blobs: AtomicU64,
+    /// Their bytes before compression.
+    pub bytes_added: AtomicU64,
+    /// Their bytes in packs.
+    pub bytes_stored: AtomicU64,
+    /// Bytes handed in, known or not.
+    pub bytes_in: AtomicU64,
+}
+
+/// Writes blobs of one run. Cloning shares the run; drop all clones or [`Writer::commit`] to end it.
+#[derive(Clone)]
+pub struct Writer {
+    shared: Arc<Shared>,
+    threads: Arc<Threads>,
+}
+
+/// Ends the lanes when the last writer goes.
+struct Threads {
+    jobs: Mutex<Option<Sender<Job>>>,
+    handles: Mutex<Vec<std::thread::JoinHandle<()>>>,
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl Threads {
+    fn stop(&self) {
+        self.jobs.lock().take();
+        for h in self.handles.lock().drain(..) {
+            // A lane that panicked left the run unfinished; commit sees that by its counts.
+            let _panicked = h.join().is_err();
+        }
+    }
+}
+
+pub(crate) struct Shared {
+    repo: Repository,
+    index: Arc<Index>,
+    options: WriterOptions,
+    fresh: [Fresh; 2],
+    gate: Gate,
+    packer: upload::Packer,
+    failed: AtomicBool,
+    failure: Mutex<Option<Error>>,
+    stats: WriterStats,
+}
+
+/// Blobs that this run stores: the first 128 bits of their names, in shards so that growth copies little.
+/// Two different blobs of one tenant with the same 128 bits would take 2^64 hashes to make.
+struct Fresh([Mutex<HashSet<u128>>; 64]);
+
+impl Fresh {
+    fn new() -> Self {
+        Self(std::array::from_fn(|_| Mutex::default()))
+    }
+
+    /// `true` the first time.
+    fn insert(&self, id: &Id) -> bool {
+        let (high, _) = id.0.split_first_chunk::<16>().map_or(([0; 16], &[][..]), |(h, r)| (*h, r));
+        let key = u128::from_be_bytes(high);
+        self.0.get((key >> 122) as usize).is_some_and(|s| s.lock().insert(key))
+    }
+}
+
+impl Shared {
+    fn fail(&self, error: Error) {
+        self.failure.lock().get_or_insert(error);
+        self.failed.store(true, Relaxed);
+    }
+
+    fn has_failed(&self) -> bool {
+        self.failed.load(Relaxed)
+    }
+
+    fn check(&self) -> Result<()> {
+        if !self.has_failed() {
+            return Ok(());
+        }
+        let kept = self.failure.lock();
+        Err(match kept.as_ref() {
+            Some(e) => {
+                let again = Error::new(e.kind(), e.chain());
+                match e.hint_text() {
+                    Some(h) => again.hint(h),
+                    None => again,
+                }
+            }
+            None => Error::new(Kind::Bug, "the run failed without saying why"),
+        })
+    }
+}
+
+impl Writer {
+    /// Starts the lanes. Call from a thread that may block or from a task: it does not wait.
+    ///
+    /// # Errors
+    /// An unsupported compression level; no more threads.
+    pub fn start(repo: &Repository, index: Arc<Index>, lock: Option<RepoLock>, mut options: WriterOptions) -> Result<Self> {
+        if options.lanes == 0 {
+            options.lanes = std::thread::available_parallelism().map_or(2, usize::from);
+        }
+        let (sender, receiver): (Sender<Job>, Receiver<Job>) = crossbeam_channel::unbounded();
+        let shared = Arc::new(Shared {
+            packer: upload::Packer::new(lock, &options),
+            repo: repo.clone(),
+            index,
+            fresh: [Fresh::new(), Fresh::new()],
+            gate: Gate::new(options.queue_bytes),
+            failed: AtomicBool::new(false),
+            failure: Mutex::new(None),
+            stats: WriterStats::default(),
+            options,
+        });
+        let mut handles = Vec::new();
+        for n in 0..shared.options.lanes {
+            let lane = Lane::new(shared.clone())?;
+            let jobs = receiver.clone();
+            let thread = std::thread::Builder::new().name(format!("lane-{n}")).spawn(move || lane.run(&jobs));
+            handles.push(thread.map_err(|e| Error::new(Kind::Failed, "start a thread").because(e))?);
+        }
+        Ok(Self { shared, threads: Arc::new(Threads { jobs: Mutex::new(Some(sender)), handles: Mutex::new(handles) }) })
+    }
+
+    /// Hands a blob in and returns once there is room for it; `done` is called later, on a lane.
+    pub fn submit(&self, kind: BlobType, data: Bytes, done: Done) {
+        let bytes = data.len() as u64;
+        self.shared.gate.enter(bytes);
+        let sender = self.threads.jobs.lock().clone();
+        if let Some(sender) = sender {
+            // Lanes live as long as the sender, so this cannot fail while one is there.
+            if sender.send(Job { kind, data, done }).is_err() {
+                self.shared.fail(Error::new(Kind::Bug, "no lane takes work"));
+                self.shared.gate.leave(bytes);
+            }
+        }
+    }
+
+    /// Begins a file whose bytes are pushed in.
+    #[must_use]
+    pub fn file(&self, chunking: Chunking) -> FileWriter {
+        FileWriter::new(self.clone(), chunking)
+    }
+
+    /// Stores a directory's entries and waits for its name. Entries in ascending order of raw name.
+    ///
+    /// # Errors
+    /// Entries out of order or with impossible names; a failed run.
+    pub fn tree(&self, nodes: &[Node]) -> Result<Id> {
+        let bytes = tree::encode_tree(nodes)?;
+        let (sender, receiver) = crossbeam_channel::bounded(1);
+        let done: Done = Box::new(move |_, saved| {
+            // The receiver waits below; it goes away only with its thread.
+            let _gone = sender.send(saved).is_err();
+        });
+        self.submit(BlobType::Tree, Bytes::from(bytes), done);
+        match receiver.recv() {
+            Ok(Some(saved)) => Ok(saved.id),
+            _ => Err(self.check().err().unwrap_or_else(|| Error::new(Kind::Bug, "a tree was not stored"))),
+        }
+    }
+
+    /// The first failure of the run, if any: uploads fail later than the call that caused them.
+    ///
+    /// # Errors
+    /// That failure.
+    pub fn check(&self) -> Result<()> {
+        self.shared.check()
+    }
+
+    /// Marks the run as failed, for callers that found the reason.
+    pub fn fail(&self, error: Error) {
+        self.shared.fail(error);
+    }
+
+    /// Counters, live.
+    #[must_use]
+    pub fn stats(&self) -> &WriterStats {
+        &self.shared.stats
+    }
+
+    /// Whether the repository has the blob, from before or from this run's start.
+    #[must_use]
+    pub fn has_data(&self, id: &Id) -> bool {
+        self.shared.index.contains(BlobType::Data, id)
+    }
+
+    /// Writes what is still open (packs, then index), so that nothing uploaded is lost when the run ends without a
+    /// snapshot. All files and trees handed in must be done. Blocks.
+    ///
+    /// # Errors
+    /// The first failure of the run.
+    pub fn flush(&self) -> Result<()> {
+        self.threads.stop();
+        // What was acknowledged goes into the index even if the run failed: the next run then uses it.
+        let flushed = self.shared.packer.finish(&self.shared);
+        self.shared.check()?;
+        flushed
+    }
+
+    /// [`Writer::flush`], then the lock check, then the snapshot: the commit point. If the lock turns out to be lost
+    /// while the snapshot was being written, the snapshot is taken back. Blocks.
+    ///
+    /// # Errors
+    /// The first failure of the run, or [`Kind::Locked`] if the lock was lost; no snapshot then.
+    pub fn commit(&self, snapshot: &SnapshotFile) -> Result<Id> {
+        self.flush()?;
+        self.shared.packer.commit(&self.shared, snapshot)
+    }
+}

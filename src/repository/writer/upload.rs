@@ -1,0 +1,169 @@
+//! Open packs, uploads and the index that follows them.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::{INDEX_BLOBS, INDEX_BYTES, INDEX_SECONDS, Shared, WriterOptions};
+use crate::error::{Context, Error, Kind, Result};
+use crate::model::Id;
+use crate::repository::Repository;
+use crate::repository::index::{BlobType, IndexFile, IndexedPack};
+use crate::repository::lock::RepoLock;
+use crate::repository::pack::{PackBuilder, SealedBlob};
+use crate::repository::snapshot::SnapshotFile;
+use crate::store::{Payload, PutMode};
+
+/// A header of a stock client's limit holds 409,199 blobs; ours stay far below, for quick rebuilds of an index.
+const PACK_BLOBS: usize = 20_000;
+
+pub(super) struct Packer {
+    open: [Mutex<PackBuilder>; 2],
+    spare: Arc<Mutex<Vec<Vec<u8>>>>,
+    uploads: Arc<Semaphore>,
+    uploads_max: u32,
+    pending: Arc<Mutex<Pending>>,
+    lock: Option<RepoLock>,
+}
+
+/// Packs that the store acknowledged and no index names yet.
+struct Pending {
+    packs: Vec<IndexedPack>,
+    blobs: usize,
+    bytes: u64,
+    since: Instant,
+}
+
+impl Pending {
+    fn new() -> Self {
+        Self { packs: Vec::new(), blobs: 0, bytes: 0, since: Instant::now() }
+    }
+
+    fn is_due(&self) -> bool {
+        self.blobs >= INDEX_BLOBS || self.bytes >= INDEX_BYTES || self.since.elapsed() >= Duration::from_secs(INDEX_SECONDS)
+    }
+
+    /// Empties it. The clock starts anew.
+    fn take(&mut self) -> Vec<IndexedPack> {
+        std::mem::replace(self, Self::new()).packs
+    }
+}
+
+impl Packer {
+    pub(super) fn new(lock: Option<RepoLock>, options: &WriterOptions) -> Self {
+        Self {
+            open: [Mutex::new(PackBuilder::new(BlobType::Data, Vec::new())), Mutex::new(PackBuilder::new(BlobType::Tree, Vec::new()))],
+            spare: Arc::default(),
+            uploads: Arc::new(Semaphore::new(options.uploads)),
+            uploads_max: u32::try_from(options.uploads).unwrap_or(1),
+            pending: Arc::new(Mutex::new(Pending::new())),
+            lock,
+        }
+    }
+
+    /// Places a blob; closes and uploads the pack if it is full, waiting while too many uploads run.
+    pub(super) fn add(&self, shared: &Arc<Shared>, kind: BlobType, id: Id, blob: &SealedBlob<'_>) -> Result<()> {
+        let [data, tree] = &self.open;
+        let (open, limit) = match kind {
+            BlobType::Data => (data, shared.options.pack_size),
+            BlobType::Tree => (tree, shared.options.tree_pack_size),
+        };
+        let full = {
+            let mut pack = open.lock();
+            pack.add(id, blob)?;
+            if pack.len() < limit && pack.count() < PACK_BLOBS {
+                return Ok(());
+            }
+            let memory = self.spare.lock().pop().unwrap_or_else(|| Vec::with_capacity(limit + (1 << 20)));
+            std::mem::replace(&mut *pack, PackBuilder::new(kind, memory))
+        };
+        self.upload(shared, full)
+    }
+
+    fn upload(&self, shared: &Arc<Shared>, pack: PackBuilder) -> Result<()> {
+        let sealed = pack.finish(shared.repo.key())?;
+        let runtime = shared.repo.runtime().clone();
+        let permit = runtime.block_on(self.uploads.clone().acquire_owned()).map_err(|e| Error::new(Kind::Bug, "uploads were closed").because(e))?;
+        let (shared, spare, pending, lock) = (shared.clone(), self.spare.clone(), self.pending.clone(), self.lock.clone());
+        runtime.spawn(async move {
+            let id = sealed.index.id;
+            let bytes = sealed.bytes;
+            let put = async {
+                let key = shared.repo.pack_key(&id)?;
+                shared.repo.store().put(&key, Payload::from(bytes.clone()), PutMode::Overwrite).await?;
+                Ok::<_, Error>(())
+            };
+            match put.await.context(|| format!("upload pack {}", id.short())) {
+                Ok(()) => {
+                    let due = {
+                        let mut pending = pending.lock();
+                        pending.blobs += sealed.index.blobs.len();
+                        pending.bytes += bytes.len() as u64;
+                        pending.packs.push(sealed.index);
+                        pending.is_due().then(|| pending.take())
+                    };
+                    if let Ok(memory) = bytes.try_into_mut() {
+                        spare.lock().push(memory.into());
+                    }
+                    if let Some(packs) = due
+                        && let Err(e) = write_index(&shared.repo, lock.as_ref(), packs).await
+                    {
+                        shared.fail(e);
+                    }
+                }
+                Err(e) => shared.fail(e),
+            }
+            drop::<OwnedSemaphorePermit>(permit);
+        });
+        Ok(())
+    }
+
+    /// Uploads what is open, waits for every upload, writes the index of what was acknowledged.
+    pub(super) fn finish(&self, shared: &Arc<Shared>) -> Result<()> {
+        if !shared.has_failed() {
+            for (open, kind) in self.open.iter().zip([BlobType::Data, BlobType::Tree]) {
+                let pack = std::mem::replace(&mut *open.lock(), PackBuilder::new(kind, Vec::new()));
+                if !pack.is_empty() {
+                    self.upload(shared, pack)?;
+                }
+            }
+        }
+        let runtime = shared.repo.runtime().clone();
+        runtime.block_on(async {
+            let all = self.uploads.acquire_many(self.uploads_max).await;
+            let packs = self.pending.lock().take();
+            let written = if packs.is_empty() { Ok(()) } else { write_index(&shared.repo, self.lock.as_ref(), packs).await };
+            drop(all);
+            written
+        })
+    }
+
+    pub(super) fn commit(&self, shared: &Arc<Shared>, snapshot: &SnapshotFile) -> Result<Id> {
+        let repo = &shared.repo;
+        repo.runtime().block_on(async {
+            verify(self.lock.as_ref()).await?;
+            let id = repo.save_snapshot(snapshot).await?;
+            // Frozen between the check and the put, this process may have lost its lock and a stock client may have
+            // pruned what the snapshot refers to. Then there must be no snapshot.
+            if let Err(lost) = verify(self.lock.as_ref()).await {
+                repo.remove_snapshot(id).await.context(|| format!("take back snapshot {}, whose data may have been pruned", id.short()))?;
+                return Err(lost);
+            }
+            Ok(id)
+        })
+    }
+}
+
+async fn verify(lock: Option<&RepoLock>) -> Result<()> {
+    match lock {
+        Some(lock) => lock.verify().await,
+        None => Ok(()),
+    }
+}
+
+async fn write_index(repo: &Repository, lock: Option<&RepoLock>, packs: Vec<IndexedPack>) -> Result<()> {
+    verify(lock).await?;
+    repo.save_index(&IndexFile { packs }).await.map(drop).context(|| "write the index")
+}
