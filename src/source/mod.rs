@@ -4,6 +4,9 @@
 //! source** ([`Streams`]) runs programs and pushes their output, file by file, into a [`Sink`]; a file that is not
 //! committed does not exist, and a source that returns an error leaves no snapshot.
 
+pub mod command;
+pub mod pg_dump;
+
 use std::io::Write;
 
 use crate::error::Result;
