@@ -5,7 +5,6 @@
 
 use aes::cipher::{BlockCipherEncrypt, KeyInit, KeyIvInit, StreamCipher};
 use poly1305::Poly1305;
-use poly1305::universal_hash::UniversalHash;
 use ring::rand::{SecureRandom, SystemRandom};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
@@ -14,7 +13,7 @@ pub const SEAL_OVERHEAD: usize = 32;
 const HALF: usize = SEAL_OVERHEAD / 2;
 
 /// The three keys that protect a repository (or, derived from a password, a key file). Wiped when dropped.
-#[derive(Clone, PartialEq, Eq, Zeroize, ZeroizeOnDrop)]
+#[derive(Clone, Zeroize, ZeroizeOnDrop)]
 pub struct MasterKey {
     /// AES-256 key.
     pub encrypt: [u8; 32],
@@ -40,42 +39,6 @@ impl MasterKey {
         key
     }
 
-    /// From the 64 bytes of a key derivation: encryption key, then the authenticator's two.
-    #[must_use]
-    pub fn from_bytes(bytes: &[u8; 64]) -> Self {
-        let mut key = Self { encrypt: [0; 32], mac_k: [0; 16], mac_r: [0; 16] };
-        let (encrypt, mac) = bytes.split_at(32);
-        let (k, r) = mac.split_at(16);
-        key.encrypt.copy_from_slice(encrypt);
-        key.mac_k.copy_from_slice(k);
-        key.mac_r.copy_from_slice(r);
-        key
-    }
-
-    /// Whether no part is all zeros. restic refuses such keys; so must whoever reads one.
-    #[must_use]
-    pub fn is_valid(&self) -> bool {
-        self.encrypt != [0; 32] && self.mac_k != [0; 16] && self.mac_r != [0; 16]
-    }
-
-    /// The sealed form of `plain`.
-    #[must_use]
-    pub fn seal(&self, plain: &[u8]) -> Vec<u8> {
-        let mut out = Vec::new();
-        self.seal_into(plain, &mut out);
-        out
-    }
-
-    /// What was sealed.
-    ///
-    /// # Errors
-    /// As [`MasterKey::open_into`].
-    pub fn open(&self, sealed: &[u8]) -> Result<Vec<u8>, OpenError> {
-        let mut out = Vec::new();
-        self.open_into(sealed, &mut out)?;
-        Ok(out)
-    }
-
     /// Appends the sealed form of `plain` to `out`: 32 bytes more than `plain`.
     pub fn seal_into(&self, plain: &[u8], out: &mut Vec<u8>) {
         let mut iv = [0; HALF];
@@ -97,9 +60,9 @@ impl MasterKey {
     pub fn open_into(&self, sealed: &[u8], out: &mut Vec<u8>) -> Result<(), OpenError> {
         let (iv, rest) = sealed.split_first_chunk::<HALF>().ok_or(OpenError)?;
         let (body, tag) = rest.split_last_chunk::<HALF>().ok_or(OpenError)?;
-        // Every byte is looked at whatever the first ones are, so that the time taken tells nothing about the tag.
-        let difference = self.tag(iv, body).iter().zip(tag).fold(0, |d, (a, b)| d | (a ^ b));
-        if std::hint::black_box(difference) != 0 {
+        // Every byte is looked at, so that the time tells nothing about where they differ.
+        let differ = self.tag(iv, body).iter().zip(tag).fold(0, |d, (a, b)| d | (a ^ b));
+        if differ != 0 {
             return Err(OpenError);
         }
         let start = out.len();
@@ -117,12 +80,9 @@ impl MasterKey {
         aes::Aes128::new(&self.mac_k.into()).encrypt_block(&mut block);
         s.copy_from_slice(&block);
         // Poly1305 clamps `r` itself.
-        let mut mac = Poly1305::new(&one_time.into());
+        let tag = Poly1305::new(&one_time.into()).compute_unpadded(body);
         one_time.zeroize();
-        // Whole blocks take the wide path; the rest is closed by a 1 bit, as Poly1305 itself (not its AEAD) wants it.
-        let (blocks, rest) = poly1305::Block::slice_as_chunks(body);
-        mac.update(blocks);
-        mac.compute_unpadded(rest).into()
+        tag.into()
     }
 }
 

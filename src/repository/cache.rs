@@ -55,16 +55,6 @@ impl Cache {
             let _removed = std::fs::remove_file(&temporary).is_ok();
         }
     }
-
-    /// Forgets everything that `keep` does not name, e.g. index files that a prune replaced.
-    pub(crate) fn retain(&self, keep: impl Fn(&Id) -> bool) {
-        for entry in std::fs::read_dir(&self.dir).into_iter().flatten().flatten() {
-            let known = entry.file_name().to_str().and_then(|n| n.parse::<Id>().ok());
-            if known.is_some_and(|id| !keep(&id)) {
-                let _removed = std::fs::remove_file(entry.path()).is_ok();
-            }
-        }
-    }
 }
 
 fn trim(base: &Path) {

@@ -201,8 +201,7 @@ pub(crate) fn parse_header(key: &MasterKey, sealed: &[u8]) -> Result<Vec<Indexed
 }
 
 /// The size of a pack file with these blobs: what a listing must show.
-#[must_use]
-pub fn expected_pack_size(blobs: impl IntoIterator<Item = (u32, bool)>) -> u64 {
+pub(crate) fn expected_pack_size(blobs: impl IntoIterator<Item = (u32, bool)>) -> u64 {
     let blobs = blobs.into_iter().map(|(length, compressed)| u64::from(length) + if compressed { 41 } else { 37 });
     blobs.sum::<u64>() + SEAL as u64 + 4
 }

@@ -1,136 +1,46 @@
-//! Reading trees: tolerant of field order, unknown fields, offsets in times and rustic's partial quoting.
+//! JSON trees of any writer to nodes.
 
 use std::borrow::Cow;
-use std::fmt;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use base64::Engine as _;
-use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::Deserialize;
 
-use super::{is_file_name, mode, name};
+use super::go_mode;
+use super::quote::go_unquote;
 use crate::error::{Error, Kind, Result};
 use crate::model::{Id, Metadata, Node, NodeKind, Time, Xattr};
 
-/// A tree as it was read.
-#[derive(Debug)]
-pub struct Decoded {
-    /// The entries, in the order in which they were stored.
-    pub nodes: Vec<Node>,
-    /// Whether that order is strictly ascending, as the format demands.
-    pub ordered: bool,
-}
-
-/// The entries of a tree blob in ascending order of raw name.
-///
-/// # Errors
-/// [`Kind::Corrupt`] for anything that is not a tree: bad JSON, names that no file system has, wrong types.
-pub fn decode_tree(bytes: &[u8]) -> Result<Vec<Node>> {
-    let Decoded { mut nodes, ordered } = decode(bytes)?;
-    if !ordered {
-        nodes.sort_by(|a, b| a.name.cmp(&b.name));
-    }
-    Ok(nodes)
-}
-
-/// [`decode_tree`] without sorting, for checks.
-///
-/// # Errors
-/// As [`decode_tree`].
-pub fn decode(bytes: &[u8]) -> Result<Decoded> {
-    let corrupt = |e: serde_json::Error| Error::new(Kind::Corrupt, "a directory tree is not readable").because(e);
-    let mut de = serde_json::Deserializer::from_slice(bytes);
-    let nodes = de.deserialize_map(TreeVisitor).map_err(corrupt)?;
-    de.end().map_err(corrupt)?;
-    let ordered = nodes.is_sorted_by(|a, b| a.name < b.name);
-    Ok(Decoded { nodes, ordered })
-}
-
-struct TreeVisitor;
-
-impl<'de> Visitor<'de> for TreeVisitor {
-    type Value = Vec<Node>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a tree")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Vec<Node>, A::Error> {
-        let mut nodes = None;
-        while let Some(key) = map.next_key::<Cow<'de, str>>()? {
-            if key == "nodes" {
-                nodes = Some(map.next_value_seed(NodesSeed)?);
-            } else {
-                map.next_value::<IgnoredAny>()?;
-            }
-        }
-        nodes.ok_or_else(|| A::Error::missing_field("nodes"))
-    }
-}
-
-struct NodesSeed;
-
-impl<'de> DeserializeSeed<'de> for NodesSeed {
-    type Value = Vec<Node>;
-
-    fn deserialize<D: Deserializer<'de>>(self, d: D) -> std::result::Result<Vec<Node>, D::Error> {
-        // restic writes `null` for a directory without entries in very old repositories.
-        d.deserialize_option(self)
-    }
-}
-
-impl<'de> Visitor<'de> for NodesSeed {
-    type Value = Vec<Node>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a list of entries")
-    }
-
-    fn visit_none<E>(self) -> std::result::Result<Vec<Node>, E> {
-        Ok(Vec::new())
-    }
-
-    fn visit_unit<E>(self) -> std::result::Result<Vec<Node>, E> {
-        Ok(Vec::new())
-    }
-
-    fn visit_some<D: Deserializer<'de>>(self, d: D) -> std::result::Result<Vec<Node>, D::Error> {
-        d.deserialize_seq(self)
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> std::result::Result<Vec<Node>, A::Error> {
-        let mut nodes = Vec::new();
-        let (mut user, mut group) = (Arc::<str>::default(), Arc::<str>::default());
-        while let Some(raw) = seq.next_element::<RawNode<'de>>()? {
-            nodes.push(raw.into_node(&mut user, &mut group).map_err(A::Error::custom)?);
-        }
-        Ok(nodes)
-    }
-}
-
-/// A node as JSON has it. Text borrows from the blob where nothing in it is escaped.
 #[derive(Deserialize)]
-struct RawNode<'a> {
+struct TreeJson<'a> {
+    #[serde(borrow)]
+    nodes: Vec<NodeJson<'a>>,
+}
+
+#[derive(Deserialize)]
+struct NodeJson<'a> {
     #[serde(borrow)]
     name: Cow<'a, str>,
-    #[serde(borrow, rename = "type")]
+    #[serde(rename = "type", borrow)]
     kind: Cow<'a, str>,
     #[serde(default)]
     mode: u32,
     #[serde(default)]
-    mtime: RawTime,
+    mtime: Option<Time>,
     #[serde(default)]
-    atime: RawTime,
+    atime: Option<Time>,
     #[serde(default)]
-    ctime: RawTime,
+    ctime: Option<Time>,
     #[serde(default)]
     uid: u32,
     #[serde(default)]
     gid: u32,
     #[serde(default, borrow)]
-    user: Option<Cow<'a, str>>,
+    user: Cow<'a, str>,
     #[serde(default, borrow)]
-    group: Option<Cow<'a, str>>,
+    group: Cow<'a, str>,
     #[serde(default)]
     inode: u64,
     #[serde(default)]
@@ -140,11 +50,11 @@ struct RawNode<'a> {
     #[serde(default)]
     links: u64,
     #[serde(default, borrow)]
-    linktarget: Option<Cow<'a, str>>,
-    #[serde(default)]
-    linktarget_raw: Option<Base64>,
+    linktarget: Cow<'a, str>,
     #[serde(default, borrow)]
-    extended_attributes: Option<Vec<RawXattr<'a>>>,
+    linktarget_raw: Option<Cow<'a, str>>,
+    #[serde(default)]
+    extended_attributes: Option<Vec<XattrJson<'a>>>,
     #[serde(default)]
     device: u64,
     #[serde(default)]
@@ -156,106 +66,83 @@ struct RawNode<'a> {
 }
 
 #[derive(Deserialize)]
-struct RawXattr<'a> {
+struct XattrJson<'a> {
     #[serde(borrow)]
     name: Cow<'a, str>,
-    #[serde(default)]
-    value: Option<Base64>,
+    #[serde(default, borrow)]
+    value: Option<Cow<'a, str>>,
 }
 
-impl RawNode<'_> {
-    fn into_node(self, last_user: &mut Arc<str>, last_group: &mut Arc<str>) -> std::result::Result<Node, String> {
-        let name = name::unquote(&self.name).ok_or_else(|| format!("the name `{}` is not quoted as the format demands", self.name))?;
-        if !is_file_name(&name) {
-            return Err(format!("`{}` cannot be the name of a directory's entry", self.name));
-        }
-        let kind = match &*self.kind {
-            "file" => match self.content {
-                Some(content) => NodeKind::File { size: self.size, content },
-                None if self.size == 0 => NodeKind::File { size: 0, content: Vec::new() },
-                None => return Err(format!("the file `{}` has no content", self.name)),
-            },
-            "dir" => NodeKind::Dir { subtree: self.subtree },
-            "symlink" => NodeKind::Symlink {
-                target: match self.linktarget_raw {
-                    Some(raw) => raw.0,
-                    None => self.linktarget.unwrap_or_default().into_owned().into_bytes(),
-                },
-            },
-            "dev" => NodeKind::Device { device: self.device },
-            "chardev" => NodeKind::CharDevice { device: self.device },
-            "fifo" => NodeKind::Fifo,
-            "socket" => NodeKind::Socket,
-            _ => NodeKind::Irregular,
-        };
-        let xattrs = self.extended_attributes.unwrap_or_default().into_iter();
-        let meta = Metadata {
-            mode: mode::from_go(self.mode),
-            mtime: self.mtime.0,
-            atime: self.atime.0,
-            ctime: self.ctime.0,
-            uid: self.uid,
-            gid: self.gid,
-            user: shared(self.user.as_deref(), last_user),
-            group: shared(self.group.as_deref(), last_group),
-            inode: self.inode,
-            device_id: self.device_id,
-            links: self.links,
-            xattrs: xattrs.map(|x| Xattr { name: x.name.into_owned().into_bytes(), value: x.value.map(|v| v.0).unwrap_or_default() }).collect(),
-        };
-        Ok(Node { name, kind, meta, error: self.error.filter(|e| !e.is_empty()) })
-    }
+/// The entries of a directory, in the order stored (ascending by raw name in whole repositories).
+///
+/// # Errors
+/// [`Kind::Corrupt`] if it is not a tree, or if an entry's name could lead out of its directory.
+pub fn decode_tree(bytes: &[u8]) -> Result<Vec<Node>> {
+    let damaged = |what: String| Error::new(Kind::Corrupt, what);
+    let tree: TreeJson = serde_json::from_slice(bytes).map_err(|e| damaged("not a directory tree".into()).because(e))?;
+    let mut names = Names::default();
+    tree.nodes.into_iter().map(|n| node(n, &mut names).map_err(damaged)).collect()
 }
 
-/// The text as a shared string; most entries of a directory have the same owner as the one before.
-fn shared(text: Option<&str>, last: &mut Arc<str>) -> Arc<str> {
-    let text = text.unwrap_or_default();
-    if text.is_empty() {
-        return Arc::default();
-    }
-    if &**last != text {
-        *last = Arc::from(text);
-    }
-    last.clone()
-}
-
-/// A time that is parsed without copying its text.
+/// Owners repeat: their names are shared.
 #[derive(Default)]
-struct RawTime(Time);
+struct Names(HashMap<String, Arc<str>>);
 
-impl<'de> Deserialize<'de> for RawTime {
-    fn deserialize<D: Deserializer<'de>>(d: D) -> std::result::Result<Self, D::Error> {
-        struct TimeVisitor;
-        impl Visitor<'_> for TimeVisitor {
-            type Value = RawTime;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an RFC 3339 time")
-            }
-            fn visit_str<E: serde::de::Error>(self, s: &str) -> std::result::Result<RawTime, E> {
-                s.parse().map(RawTime).map_err(E::custom)
-            }
-            fn visit_unit<E>(self) -> std::result::Result<RawTime, E> {
-                Ok(RawTime::default())
-            }
+impl Names {
+    fn get(&mut self, name: Cow<'_, str>) -> Arc<str> {
+        if let Some(known) = self.0.get(name.as_ref()) {
+            return known.clone();
         }
-        d.deserialize_any(TimeVisitor)
+        let new: Arc<str> = name.as_ref().into();
+        self.0.insert(name.into_owned(), new.clone());
+        new
     }
 }
 
-struct Base64(Vec<u8>);
-
-impl<'de> Deserialize<'de> for Base64 {
-    fn deserialize<D: Deserializer<'de>>(d: D) -> std::result::Result<Self, D::Error> {
-        struct BytesVisitor;
-        impl Visitor<'_> for BytesVisitor {
-            type Value = Base64;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("base64")
-            }
-            fn visit_str<E: serde::de::Error>(self, s: &str) -> std::result::Result<Base64, E> {
-                base64::engine::general_purpose::STANDARD.decode(s).map(Base64).map_err(E::custom)
-            }
-        }
-        d.deserialize_str(BytesVisitor)
+fn node(n: NodeJson<'_>, names: &mut Names) -> std::result::Result<Node, String> {
+    let name = if n.name.contains('\\') {
+        go_unquote(&n.name).ok_or_else(|| format!("the name `{}` is not quoted as it must be", n.name.escape_debug()))?
+    } else {
+        n.name.as_bytes().to_vec()
+    };
+    if name.is_empty() || name == b"." || name == b".." || name.contains(&b'/') || name.contains(&0) {
+        return Err(format!("an entry has the impossible name `{}`", n.name.escape_debug()));
     }
+    let base64 = |text: &str| BASE64.decode(text).map_err(|e| format!("entry `{}` has a value that is not base64: {e}", n.name.escape_debug()));
+    let kind = match n.kind.as_ref() {
+        "file" => NodeKind::File { size: n.size, content: n.content.unwrap_or_default() },
+        "dir" => NodeKind::Dir { subtree: Some(n.subtree.ok_or_else(|| format!("directory `{}` has no tree", n.name.escape_debug()))?) },
+        "symlink" => NodeKind::Symlink {
+            target: match &n.linktarget_raw {
+                Some(raw) => base64(raw)?,
+                None => n.linktarget.as_bytes().to_vec(),
+            },
+        },
+        "dev" => NodeKind::Device { device: n.device },
+        "chardev" => NodeKind::CharDevice { device: n.device },
+        "fifo" => NodeKind::Fifo,
+        "socket" => NodeKind::Socket,
+        _ => NodeKind::Irregular,
+    };
+    let mut xattrs = Vec::new();
+    for x in n.extended_attributes.into_iter().flatten() {
+        xattrs.push(Xattr { name: x.name.as_bytes().to_vec(), value: x.value.as_deref().map_or(Ok(Vec::new()), base64)? });
+    }
+    let mtime = n.mtime.unwrap_or_default();
+    let bit = |from: u32, to: u32| if n.mode & from == 0 { 0 } else { to };
+    let meta = Metadata {
+        mode: n.mode & 0o777 | bit(go_mode::SETUID, 0o4000) | bit(go_mode::SETGID, 0o2000) | bit(go_mode::STICKY, 0o1000),
+        mtime,
+        atime: n.atime.unwrap_or(mtime),
+        ctime: n.ctime.unwrap_or(mtime),
+        uid: n.uid,
+        gid: n.gid,
+        user: names.get(n.user),
+        group: names.get(n.group),
+        inode: n.inode,
+        device_id: n.device_id,
+        links: n.links,
+        xattrs,
+    };
+    Ok(Node { name, kind, meta, error: n.error.filter(|e| !e.is_empty()) })
 }

@@ -1,25 +1,29 @@
-//! Trees: the entries of one directory as canonical JSON, `{"nodes":[…]}` and a line feed, which is hashed too.
+//! Tree blobs: the entries of a directory as canonical JSON, byte for byte what stock restic writes.
 //!
-//! Canonical means byte for byte what stock clients write for the same entries: the same directory then has the same
-//! id whoever wrote it, and clients that rewrite snapshots do not refuse ours. The rules are in `encode`; reading
-//! (`decode`) is tolerant of everything that stock clients read, rustic's form included.
-//!
-//! Times are written in UTC (stock restic writes local offsets, which changes ids with the time zone). Years outside
-//! 0..=9999 are moved to the nearest of these, as restic does. Not kept on reading: `generic_attributes` (Windows).
+//! Canonical, because restic's `rewrite` and `repair snapshots` encode every tree again and stop if its id differs.
+//! Field order and omission follow restic's `Node`; names are quoted as by Go's `strconv.Quote` and then as JSON with
+//! Go's HTML escapes; times are in UTC.
 
 mod decode;
 mod encode;
-mod mode;
-mod name;
 mod printable;
+mod quote;
 #[cfg(test)]
 mod tests;
 
-pub use decode::{Decoded, decode, decode_tree};
+pub use decode::decode_tree;
 pub use encode::encode_tree;
 
-/// Whether an entry of a directory can have this name on a file system.
-#[must_use]
-pub fn is_file_name(name: &[u8]) -> bool {
-    !matches!(name, b"" | b"." | b"..") && !name.iter().any(|b| matches!(b, b'/' | 0))
+/// Go's `os.FileMode` bits that differ from `st_mode`.
+mod go_mode {
+    pub(super) const DIR: u32 = 1 << 31;
+    pub(super) const SYMLINK: u32 = 1 << 27;
+    pub(super) const DEVICE: u32 = 1 << 26;
+    pub(super) const FIFO: u32 = 1 << 25;
+    pub(super) const SOCKET: u32 = 1 << 24;
+    pub(super) const SETUID: u32 = 1 << 23;
+    pub(super) const SETGID: u32 = 1 << 22;
+    pub(super) const CHAR_DEVICE: u32 = 1 << 21;
+    pub(super) const STICKY: u32 = 1 << 20;
+    pub(super) const IRREGULAR: u32 = 1 << 19;
 }

@@ -35,11 +35,11 @@ pub use file::{FileContent, FileWriter};
 pub use lane::Lane;
 
 /// An index file is written at least this often.
-pub const INDEX_SECONDS: u64 = 60;
+pub(crate) const INDEX_SECONDS: u64 = 60;
 /// …and after so many bytes of packs.
-pub const INDEX_BYTES: u64 = 512 << 20;
+pub(crate) const INDEX_BYTES: u64 = 512 << 20;
 /// …and after so many blobs: what stock clients take as full.
-pub const INDEX_BLOBS: usize = 50_000;
+pub(crate) const INDEX_BLOBS: usize = 50_000;
 
 /// How a run writes.
 #[derive(Debug, Clone)]
@@ -194,7 +194,7 @@ impl Writer {
         }
         let (sender, receiver): (Sender<Job>, Receiver<Job>) = crossbeam_channel::unbounded();
         let shared = Arc::new(Shared {
-            packer: upload::Packer::new(repo, lock, &options),
+            packer: upload::Packer::new(lock, &options),
             repo: repo.clone(),
             index,
             fresh: [Fresh::new(), Fresh::new()],

@@ -52,8 +52,7 @@ impl Pending {
 }
 
 impl Packer {
-    pub(super) fn new(repo: &Repository, lock: Option<RepoLock>, options: &WriterOptions) -> Self {
-        let _ = repo;
+    pub(super) fn new(lock: Option<RepoLock>, options: &WriterOptions) -> Self {
         Self {
             open: [Mutex::new(PackBuilder::new(BlobType::Data, Vec::new())), Mutex::new(PackBuilder::new(BlobType::Tree, Vec::new()))],
             spare: Arc::default(),
@@ -94,7 +93,7 @@ impl Packer {
             let put = async {
                 let key = shared.repo.pack_key(&id)?;
                 shared.repo.store().put(&key, Payload::from(bytes.clone()), PutMode::Overwrite).await?;
-                Ok(())
+                Ok::<_, Error>(())
             };
             match put.await.context(|| format!("upload pack {}", id.short())) {
                 Ok(()) => {

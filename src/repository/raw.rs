@@ -1,0 +1,78 @@
+//! Sealed JSON files: index, snapshot, lock (and `config`, which is never compressed).
+//!
+//! Plain form: `0x02 ‖ zstd(JSON)`, or JSON as it is in repositories of version 1 (first byte `{` or `[`). The name is
+//! the SHA-256 of the stored bytes, so every load checks it and reads once more before it gives up.
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::crypto::{MasterKey, sha256};
+use crate::error::{Context, Error, Kind, Result};
+use crate::model::Id;
+use crate::store::{Key, Payload, PutMode, Store};
+
+/// JSON of any such file is read up to this length: an index of restic's largest kind is 20 MB.
+const MAX_JSON: usize = 512 << 20;
+const COMPRESSED: u8 = 2;
+
+/// Serializes, compresses (version 2 on) and seals.
+pub(super) fn encode<T: Serialize>(key: &MasterKey, version: u32, value: &T) -> Result<Vec<u8>> {
+    let json = serde_json::to_vec(value).map_err(|e| Error::new(Kind::Bug, "write JSON").because(e))?;
+    let plain = if version < 2 {
+        json
+    } else {
+        let mut plain = vec![COMPRESSED];
+        plain.extend(zstd::bulk::compress(&json, 3).context(|| "compress JSON")?);
+        plain
+    };
+    let mut sealed = Vec::new();
+    key.seal_into(&plain, &mut sealed);
+    Ok(sealed)
+}
+
+/// The reverse of [`encode`].
+pub(super) fn decode<T: DeserializeOwned>(key: &MasterKey, sealed: &[u8]) -> Result<T> {
+    let damaged = |what: &str| Error::new(Kind::Corrupt, what.to_owned());
+    let mut plain = Vec::new();
+    key.open_into(sealed, &mut plain).map_err(|e| damaged("it does not decrypt").because(e))?;
+    let json = match plain.split_first() {
+        Some((&COMPRESSED, rest)) => {
+            let known = zstd::zstd_safe::get_frame_content_size(rest).ok().flatten().map_or(64 << 20, |n| n as usize);
+            if known > MAX_JSON {
+                return Err(damaged("it claims to be larger than any file of its kind"));
+            }
+            zstd::bulk::decompress(rest, known).or_else(|_| zstd::stream::decode_all(rest)).map_err(|e| damaged("it does not decompress").because(e))?
+        }
+        Some((b'{' | b'[', _)) => plain,
+        _ => return Err(damaged("it has an unknown encoding")),
+    };
+    serde_json::from_slice(&json).map_err(|e| damaged("its JSON is not what was expected").because(e))
+}
+
+/// Stores a sealed file under `<folder>/<SHA-256>` and tells its name.
+pub(super) async fn save(store: &dyn Store, folder: &str, sealed: Vec<u8>) -> Result<Id> {
+    let id = sha256(&sealed);
+    let key = Key::new(format!("{folder}/{id}"))?;
+    store.put(&key, Payload::from(sealed), PutMode::Overwrite).await?;
+    Ok(id)
+}
+
+/// Loads the bytes of `<folder>/<id>` and checks the name; a mismatch is read once more, in case only the way was bad.
+pub(super) async fn load(store: &dyn Store, folder: &str, id: &Id) -> Result<bytes::Bytes> {
+    let key = Key::new(format!("{folder}/{id}"))?;
+    for _ in 0..2 {
+        let bytes = store.get(&key, None).await?;
+        if sha256(&bytes) == *id {
+            return Ok(bytes);
+        }
+    }
+    Err(Error::new(Kind::Corrupt, format!("{key} is not what its name says")).hint("The object was damaged in the store. Run `strongroom check` to see what else is."))
+}
+
+/// The ids below `<folder>/`; other names are ignored, as stock clients do.
+pub(super) async fn list(store: &dyn Store, folder: &str) -> Result<Vec<(Id, crate::store::ObjectMeta)>> {
+    use futures::TryStreamExt;
+    let prefix = format!("{folder}/");
+    let metas: Vec<_> = store.list(&prefix).try_collect().await.map_err(Error::from).context(|| format!("list {prefix}"))?;
+    Ok(metas.into_iter().filter_map(|m| Some((m.key.as_str().rsplit('/').next()?.parse().ok()?, m))).collect())
+}

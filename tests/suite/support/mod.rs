@@ -1,0 +1,3 @@
+//! What the tests share: servers, judges, comparisons.
+
+pub mod judges;
