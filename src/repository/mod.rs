@@ -38,7 +38,7 @@ pub use lock::{LockFile, LockHolder, LockMode, RepoLock};
 pub use pack::LEVEL_OFF;
 pub use reader::{FileReader, Reader, Want};
 pub use snapshot::{Snapshot, SnapshotFile, SnapshotSummary};
-pub use tree::{decode_tree, encode_tree};
+pub use tree::{decode_tree, encode_tree, visit_tree};
 pub use writer::{Done, FileContent, FileWriter, Lane, Saved, Writer, WriterOptions, WriterStats};
 
 use crate::crypto::MasterKey;
