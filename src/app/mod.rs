@@ -1,1 +1,2 @@
 //! See `design`: the app room.
+pub mod daemon;
