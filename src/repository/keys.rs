@@ -168,6 +168,8 @@ pub(super) async fn open(store: &dyn Store, password: &SecretText) -> Result<(Id
         match tried.await.context(|| format!("open key {}", id.short())) {
             Ok(Some(master)) => return Ok((id, master)),
             Ok(None) => {}
+            // Removed since it was listed: another process lost the race to create the repository.
+            Err(e) if e.kind() == Kind::NotFound => {}
             Err(e) if e.kind() == Kind::Corrupt || e.kind() == Kind::Failed => broken = Some(e),
             Err(e) => return Err(e),
         }

@@ -2,6 +2,7 @@
 
 mod cancel;
 mod clock;
+pub mod process;
 pub mod secret;
 
 pub use cancel::Cancel;

@@ -11,6 +11,8 @@
 //! Not promised: that a put that failed left nothing behind (the object may be there, whole), nor any order between
 //! two puts that run at the same time.
 
+mod local;
+
 use std::fmt;
 use std::ops::Range;
 
@@ -19,6 +21,8 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 
 use crate::model::Time;
+
+pub use local::LocalStore;
 
 /// `Result` with a store [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -3,5 +3,6 @@
 #![allow(unreachable_pub, dead_code, reason = "one binary: helpers are shared by modules, and nothing outside sees them")]
 
 mod config;
+mod engine;
 mod judges;
 mod support;
