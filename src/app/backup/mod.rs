@@ -159,10 +159,10 @@ impl Run {
         let writer = Writer::start(&self.repo, self.index.clone(), Some(self.lock.clone()), self.request.writer.clone())?;
         let stored = match &self.request.source {
             SourceSettings::Volume(settings) => self.volume(settings, &writer),
-            SourceSettings::PgDump(settings) => self.streams(&mut crate::source::pg_dump::PgDump::new(settings.clone()), &["/databases"], &writer),
+            SourceSettings::PgDump(settings) => self.streams(&mut crate::source::pg_dump::PgDump::new(settings.clone(), self.clock.clone()), &["/databases"], &writer),
             SourceSettings::Command(settings) => {
                 let path = format!("/{}", settings.file);
-                self.streams(&mut crate::source::command::Command::new(settings.clone()), &[&path], &writer)
+                self.streams(&mut crate::source::command::Command::new(settings.clone(), self.clock.clone()), &[&path], &writer)
             }
         };
         let stored = stored.and_then(|stored| {
