@@ -3,5 +3,7 @@
 #![allow(unreachable_pub, dead_code, reason = "one binary: helpers are shared by modules, and nothing outside sees them")]
 
 mod engine;
+mod command;
 mod judges;
+mod pg_dump;
 mod support;
