@@ -1,2 +1,4 @@
-//! See `design`: the app room.
+//! The use cases, one file each: what each command does, readable as prose.
+
+pub mod backup;
 pub mod daemon;

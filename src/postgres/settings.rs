@@ -99,6 +99,13 @@ impl ConnectionSettings {
         other
     }
 
+    /// With this password, unless the settings hold one already.
+    #[must_use]
+    pub fn with_password(mut self, password: SecretText) -> Self {
+        self.password.get_or_insert(password);
+        self
+    }
+
     /// Only this one of the hosts, whatever its role: what comes next talks to the server that was looked at before.
     #[must_use]
     pub fn pinned(&self, endpoint: &Endpoint) -> Self {
