@@ -5,5 +5,7 @@
 mod backup;
 mod config;
 mod engine;
+mod command;
 mod judges;
+mod pg_dump;
 mod support;
