@@ -1,1 +1,3 @@
-//! See `design`: the app room.
+//! The use cases, one file each: what each command does, readable as prose.
+
+pub mod backup;

@@ -6,6 +6,7 @@
 
 pub mod command;
 pub mod pg_dump;
+pub mod volume;
 
 use std::io::Write;
 
@@ -49,4 +50,27 @@ pub struct Report {
     pub warnings: Vec<String>,
     /// What could not be read although it was asked for: makes the snapshot incomplete (exit 3). Each names the object.
     pub missing: Vec<String>,
+}
+
+/// What a job backs up.
+#[derive(Debug, Clone)]
+pub enum SourceSettings {
+    /// A directory.
+    Volume(volume::Settings),
+    /// PostgreSQL databases, dumped.
+    PgDump(pg_dump::Settings),
+    /// A program's standard output.
+    Command(command::Settings),
+}
+
+impl SourceSettings {
+    /// The word in configs, tags and output.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            SourceSettings::Volume(_) => "volume",
+            SourceSettings::PgDump(_) => "pg_dump",
+            SourceSettings::Command(_) => "command",
+        }
+    }
 }
