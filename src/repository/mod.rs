@@ -41,7 +41,7 @@ pub use chunk::{Chunking, SMALL_FILE};
 pub use config_file::ConfigFile;
 pub use index::{BlobPlace, BlobType, Index, IndexBuilder, IndexEntry, IndexFile, IndexedBlob, IndexedPack};
 pub use keys::KeyFile;
-pub use lock::{LockFile, LockHolder, LockMode, RepoLock};
+pub use lock::{LockFile, LockHolder, LockMode, ProcessMark, RepoLock};
 pub use pack::LEVEL_OFF;
 pub use prune::{MaxUnused, Prune, PruneOptions, PruneProgress, PruneStats, plan_prune};
 pub use reader::{FileReader, Reader, Want};
