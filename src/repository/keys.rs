@@ -29,8 +29,9 @@ const P: u32 = 1;
 /// A key file.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct KeyFile {
-    /// When it was made.
-    pub created: Time,
+    /// When it was made; rustic does not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub created: Option<Time>,
     /// By whom.
     #[serde(default)]
     pub username: String,
@@ -67,7 +68,7 @@ impl KeyFile {
         let mut salt = [0; 64];
         random(&mut salt);
         let mut file = Self {
-            created,
+            created: Some(created),
             username: username.to_owned(),
             hostname: hostname.to_owned(),
             kdf: "scrypt".to_owned(),

@@ -50,7 +50,7 @@ impl<'a> Repacker<'a> {
             for _ in 0..self.prune.options.threads().clamp(1, packs.len().max(1)) {
                 scope.spawn(|| {
                     let run = || -> Result<()> {
-                        let mut codec = Codec::new(LEVEL)?;
+                        let mut codec = Codec::for_writing(LEVEL, self.prune.repo.format_version())?;
                         while let Some(&number) = packs.get(next.fetch_add(1, Relaxed)) {
                             if failure.lock().is_some() {
                                 return Ok(());
