@@ -2,6 +2,7 @@
 
 mod check;
 mod foreign;
+mod golden;
 mod locks;
 mod prune;
 
