@@ -108,12 +108,19 @@ impl Repository {
             return Err(Error::new(Kind::Corrupt, format!("{} has snapshots but no config file", store.location()))
                 .hint("A repository was damaged here. Bring its config file back from a copy; nothing was written."));
         }
-        let (master, config) = (MasterKey::generate(), ConfigFile::generate());
-        let (wrapped, created, who) = (master.clone(), env.clock.now(), holder.clone());
-        let password_again = password.clone();
-        let file = tokio::task::spawn_blocking(move || KeyFile::wrap(&wrapped, &password_again, created, &who.username, &who.hostname));
-        let file = file.await.map_err(|e| Error::new(Kind::Bug, "a key thread ended").because(e))??;
-        let key_id = keys::save(store.as_ref(), &file).await.context(doing)?;
+        let config = ConfigFile::generate();
+        // The key of an attempt that ended half-way is used again: left beside another one, it would keep stock clients
+        // from opening the repository.
+        let (key_id, master) = match keys::find(store.as_ref(), password).await.context(doing)? {
+            Some(found) => found,
+            None => {
+                let (master, created, who, password) = (MasterKey::generate(), env.clock.now(), holder.clone(), password.clone());
+                let wrap = move || KeyFile::wrap(&master, &password, created, &who.username, &who.hostname).map(|file| (file, master));
+                let wrapped = tokio::task::spawn_blocking(wrap).await.map_err(|e| Error::new(Kind::Bug, "a key thread ended").because(e))?;
+                let (file, master) = wrapped?;
+                (keys::save(store.as_ref(), &file).await.context(doing)?, master)
+            }
+        };
         // Never compressed and without a leading byte, as the format wants it.
         let sealed = raw::encode(&master, 1, &config)?;
         let put = store.put(&config_key()?, Payload::from(sealed), PutMode::Create).await;
@@ -123,7 +130,11 @@ impl Repository {
                 Ok((repo, InitOutcome::Created))
             }
             Err(e) if e.kind() == store::ErrorKind::AlreadyExists => {
-                store.delete(&Key::new(format!("keys/{key_id}"))?).await.map_err(Error::from).context(doing)?;
+                let winners = store.get(&config_key()?, None).await.map_err(Error::from).context(doing)?;
+                // Somebody may have won with our key: then it is the repository's only one.
+                if raw::decode::<ConfigFile>(&master, &winners).is_err() {
+                    store.delete(&Key::new(format!("keys/{key_id}"))?).await.map_err(Error::from).context(doing)?;
+                }
                 Ok((Self::open(store, password, env).await?, InitOutcome::AlreadyExists))
             }
             Err(e) => Err(Error::from(e).context(doing())),

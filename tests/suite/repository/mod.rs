@@ -3,6 +3,7 @@
 mod check;
 mod foreign;
 mod golden;
+mod init;
 mod locks;
 mod prune;
 
