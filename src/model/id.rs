@@ -105,7 +105,16 @@ mod tests {
     fn only_64_lower_case_digits_are_an_id() {
         let text = "0123456789abcdef".repeat(4);
         assert_eq!(text.parse::<Id>().map(|id| id.to_hex()).ok(), Some(text.clone()));
-        for bad in [text.replace('a', "A"), text.replace('f', "g"), text.replace('0', "/"), text.replace('9', ":"), format!("{text}0"), text[1..].to_owned(), String::new(), "é".repeat(32)] {
+        for bad in [
+            text.replace('a', "A"),
+            text.replace('f', "g"),
+            text.replace('0', "/"),
+            text.replace('9', ":"),
+            format!("{text}0"),
+            text[1..].to_owned(),
+            String::new(),
+            "é".repeat(32),
+        ] {
             assert!(bad.parse::<Id>().is_err(), "{bad}");
         }
     }

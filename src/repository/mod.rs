@@ -15,6 +15,7 @@ mod chunk;
 mod config_file;
 mod gate;
 mod index;
+mod index_files;
 mod keys;
 mod lock;
 mod marks;
@@ -345,20 +346,12 @@ impl Repository {
         let listed = raw::list(self.store().as_ref(), "index").await?;
         // A blob takes at least 60 bytes of a compressed index, so this is enough and never touched where it is too much.
         let bytes: u64 = listed.iter().map(|(_, m)| m.size).sum();
-        let mut builder = IndexBuilder::with_capacity((bytes / 60) as usize);
-        let load = |(id, _)| async move {
-            let file = async {
-                let bytes = self.load_cached("index", &id).await?;
-                let key = self.key().clone();
-                let decoded = tokio::task::spawn_blocking(move || raw::decode::<IndexFile>(&key, &bytes)).await;
-                decoded.map_err(|e| Error::new(Kind::Bug, "an index thread ended").because(e))?
-            };
-            file.await.map(|f| (id, f)).context(|| format!("read index {}", id.short()))
-        };
-        let mut files = futures::stream::iter(listed).map(load).buffer_unordered(2);
-        while let Some((id, file)) = files.try_next().await? {
-            builder.add(id, file);
-        }
+        let builder = IndexBuilder::with_capacity((bytes / 60) as usize);
+        let builder = index_files::read_all(self, listed, index_files::Source::Cache, builder, |builder, id, file| {
+            builder.add(id, file?);
+            Ok(())
+        })
+        .await?;
         let sort = tokio::task::spawn_blocking(move || builder.build());
         Ok(Arc::new(sort.await.map_err(|e| Error::new(Kind::Bug, "an index thread ended").because(e))?))
     }
@@ -375,8 +368,8 @@ impl Repository {
     }
 
     /// Writes an index file.
-    pub(crate) async fn save_index(&self, file: &IndexFile) -> Result<Id> {
-        let (repo, file) = (self.clone(), file.clone());
+    pub(crate) async fn save_index(&self, file: IndexFile) -> Result<Id> {
+        let repo = self.clone();
         let sealed = tokio::task::spawn_blocking(move || raw::encode(repo.key(), repo.format_version(), &file));
         let sealed = sealed.await.map_err(|e| Error::new(Kind::Bug, "an index thread ended").because(e))??;
         raw::save(self.store().as_ref(), "index", sealed).await

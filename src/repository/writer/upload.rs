@@ -165,5 +165,5 @@ async fn verify(lock: Option<&RepoLock>) -> Result<()> {
 
 async fn write_index(repo: &Repository, lock: Option<&RepoLock>, packs: Vec<IndexedPack>) -> Result<()> {
     verify(lock).await?;
-    repo.save_index(&IndexFile { packs }).await.map(drop).context(|| "write the index")
+    repo.save_index(IndexFile { packs }).await.map(drop).context(|| "write the index")
 }

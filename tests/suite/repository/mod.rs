@@ -186,7 +186,7 @@ async fn contents(repo: &Repository) -> Vec<(Id, Files)> {
 
 /// Stores bytes as a tree or data blob as they are: for trees that no sane writer makes.
 fn raw_blob(writer: &Writer, kind: BlobType, bytes: Vec<u8>) -> Id {
-    let (sender, receiver) = std::sync::mpsc::channel();
+    let (sender, receiver) = std::sync::mpsc::sync_channel(1);
     writer.submit(kind, bytes.into(), Box::new(move |_, saved| sender.send(saved.unwrap().id).unwrap()));
     receiver.recv().unwrap()
 }
