@@ -38,6 +38,23 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// Every kind.
+    pub const ALL: [Kind; 13] = [
+        Kind::Usage,
+        Kind::Config,
+        Kind::NoRepository,
+        Kind::WrongPassword,
+        Kind::Locked,
+        Kind::Incomplete,
+        Kind::Cancelled,
+        Kind::Unavailable,
+        Kind::Denied,
+        Kind::Corrupt,
+        Kind::NotFound,
+        Kind::Failed,
+        Kind::Bug,
+    ];
+
     /// The process exit code documented in the README.
     #[must_use]
     pub fn exit_code(self) -> u8 {

@@ -7,6 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::{Deserialize, Serialize};
 
+use super::config_file::ConfigFile;
 use super::raw;
 use crate::crypto::{MasterKey, random, sha256};
 use crate::error::{Context, Error, Kind, Result};
@@ -152,8 +153,9 @@ pub(super) async fn load_all(store: &dyn Store) -> Result<Vec<(Id, KeyFile)>> {
     Ok(out)
 }
 
-/// Finds the key that `password` opens. Damaged key files are passed over as long as another one opens.
-pub(super) async fn open(store: &dyn Store, password: &SecretText) -> Result<(Id, MasterKey)> {
+/// Finds the key that `password` opens and that opens `config`, which is returned with it. Damaged key files, and those
+/// of a process that just lost the race to create the repository, are passed over as long as another one opens.
+pub(super) async fn open(store: &dyn Store, password: &SecretText, config: &[u8]) -> Result<(Id, MasterKey, ConfigFile)> {
     let mut broken = None;
     let listed = raw::list(store, "keys").await?;
     let none = listed.is_empty();
@@ -166,8 +168,13 @@ pub(super) async fn open(store: &dyn Store, password: &SecretText) -> Result<(Id
             tokio::task::spawn_blocking(move || file.unwrap_with(&password)).await.map_err(|e| Error::new(Kind::Bug, "a key thread ended").because(e))?
         };
         match tried.await.context(|| format!("open key {}", id.short())) {
-            Ok(Some(master)) => return Ok((id, master)),
+            Ok(Some(master)) => match raw::decode(&master, config).context(|| "read the repository's config") {
+                Ok(config) => return Ok((id, master, config)),
+                Err(e) => broken = Some(e),
+            },
             Ok(None) => {}
+            // Removed since it was listed: another process lost the race to create the repository.
+            Err(e) if e.kind() == Kind::NotFound => {}
             Err(e) if e.kind() == Kind::Corrupt || e.kind() == Kind::Failed => broken = Some(e),
             Err(e) => return Err(e),
         }

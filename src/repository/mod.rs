@@ -135,8 +135,7 @@ impl Repository {
             }
             Err(e) => return Err(Error::from(e).context(doing())),
         };
-        let (key_id, key) = keys::open(store.as_ref(), password).await?;
-        let config: ConfigFile = raw::decode(&key, &sealed).context(|| "read the repository's config").context(doing)?;
+        let (key_id, key, config) = keys::open(store.as_ref(), password, &sealed).await?;
         config.check().context(doing)?;
         Ok(Self::assemble(store, key, key_id, config, env))
     }

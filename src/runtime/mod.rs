@@ -2,6 +2,8 @@
 
 mod cancel;
 mod clock;
+pub mod memory;
+pub mod process;
 pub mod secret;
 
 pub use cancel::Cancel;

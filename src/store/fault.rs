@@ -6,7 +6,7 @@
 //! # use std::sync::Arc;
 //! # use strongroom::store::fault::{Fault, FaultStore, Op, Rule, When};
 //! # use strongroom::store::{ErrorKind, local::LocalStore};
-//! # let inner = LocalStore::new(std::path::Path::new("/tmp"), "", Arc::new(strongroom::runtime::SystemClock));
+//! # let inner = LocalStore::open("/tmp/x".into(), Arc::new(strongroom::runtime::SystemClock)).unwrap();
 //! let store = FaultStore::new(inner, 42);
 //! // The third write and everything after it fails, as if the process had died there.
 //! store.add(Rule::new(Fault::Error(ErrorKind::Unavailable)).writes().when(When::From(3)));

@@ -30,6 +30,7 @@ use futures::stream::BoxStream;
 
 pub use count::{Counted, Counter, Counts};
 pub use lease::Lease;
+pub use local::LocalStore;
 pub use open::{OpenOptions, open};
 pub use retry::{Retrier, Retry, RetryPolicy};
 pub use settings::{AccessTier, AzureAuth, AzureSettings, Checksum, S3Settings, Settings, Sse};

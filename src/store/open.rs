@@ -45,7 +45,7 @@ pub async fn open(settings: &Settings, options: &OpenOptions) -> Result<Arc<dyn 
                 let made = made.map_err(std::io::Error::other).and_then(|done| done);
                 made.map_err(|e| Error::new(ErrorKind::Denied, format!("create the directory {shown}")).because(e))?;
             }
-            let local = LocalStore::new(path, prefix, options.clock.clone());
+            let local = LocalStore::below(path.clone(), prefix, options.clock.clone())?;
             Ok(Arc::new(Retry::new(Counted::new(local, options.counter.clone()), retrier)))
         }
         StoreUrl::S3 { .. } | StoreUrl::Azure { .. } => {

@@ -1,1 +1,11 @@
-fn main(){}
+//! Every integration test, in one binary: it links once. `support/` starts servers and asks the judges.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failing step should stop the test")]
+#![allow(unreachable_pub, dead_code, reason = "one binary: helpers are shared by modules, and nothing outside sees them")]
+
+mod backup;
+mod config;
+mod engine;
+mod command;
+mod judges;
+mod pg_dump;
+mod support;

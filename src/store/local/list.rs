@@ -71,12 +71,8 @@ impl Walk {
         if !dir.is_empty() && Key::new(dir.trim_end_matches('/')).is_err() || dir.ends_with("//") {
             return Ok(());
         }
-        match std::fs::metadata(&self.store.base) {
-            Ok(m) if m.is_dir() => self.enter(dir),
-            Ok(_) => Err(self.store.no_store(io::ErrorKind::NotADirectory.into())),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Err(self.store.no_store(e)),
-            Err(e) => Err(self.error(&dir, e)),
-        }
+        self.store.present()?;
+        self.enter(dir)
     }
 
     fn enter(&mut self, dir: String) -> Result<()> {

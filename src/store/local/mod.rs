@@ -24,7 +24,7 @@ pub(super) use write::create_root;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -33,7 +33,7 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use rustix::io::Errno;
 
-use super::{Error, ErrorKind, Key, ObjectMeta, Payload, PutMode, Result, Store, StoreUrl, Version};
+use super::{Error, ErrorKind, Key, ObjectMeta, Payload, PutMode, Result, Store, Version};
 use crate::model::Time;
 use crate::runtime::Clock;
 
@@ -48,8 +48,8 @@ pub struct LocalStore(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    /// As configured; never created here.
-    base: PathBuf,
+    /// Must be there for any answer, and is never made here; `None` where a missing root is an empty store.
+    base: Option<PathBuf>,
     /// `base` and the prefix; made by the first put.
     root: PathBuf,
     location: String,
@@ -59,12 +59,31 @@ struct Inner {
 }
 
 impl LocalStore {
-    /// Takes `path` (which must exist when the store is used) and the prefix below it. Touches nothing yet.
-    #[must_use]
-    pub fn new(path: &Path, prefix: &str, clock: Arc<dyn Clock>) -> Self {
-        let root = if prefix.is_empty() { path.to_owned() } else { path.join(prefix) };
-        let location = StoreUrl::File { path: path.to_owned(), prefix: prefix.to_owned() }.to_string();
-        Self(Arc::new(Inner { base: path.to_owned(), root, location, clock, swept: AtomicBool::new(false) }))
+    /// A directory that the first put makes; until then it is an empty store. For places where a missing directory
+    /// cannot be a disk that was not mounted; else [`LocalStore::below`].
+    ///
+    /// # Errors
+    /// A relative path.
+    pub fn open(root: PathBuf, clock: Arc<dyn Clock>) -> Result<Self> {
+        Self::new(None, root, clock)
+    }
+
+    /// The place `prefix` (may be empty) below `base`. Every operation fails with [`ErrorKind::NoSuchStore`] while `base`
+    /// does not exist; what is between `base` and an object is made by puts.
+    ///
+    /// # Errors
+    /// A relative path, a prefix that is no [`Key`].
+    pub fn below(base: PathBuf, prefix: &str, clock: Arc<dyn Clock>) -> Result<Self> {
+        let root = if prefix.is_empty() { base.clone() } else { base.join(Key::new(prefix)?.as_str()) };
+        Self::new(Some(base), root, clock)
+    }
+
+    fn new(base: Option<PathBuf>, root: PathBuf, clock: Arc<dyn Clock>) -> Result<Self> {
+        if !root.is_absolute() {
+            return Err(Error::new(ErrorKind::Invalid, format!("the store's directory {} is not an absolute path", root.display())));
+        }
+        let location = format!("file://{}", root.display());
+        Ok(Self(Arc::new(Inner { base, root, location, clock, swept: AtomicBool::new(false) })))
     }
 
     /// Runs file work where it may block.
@@ -179,18 +198,28 @@ impl Inner {
 
     fn missing(&self, doing: &str, key: &Key) -> Error {
         // "Not found" must mean that the store was there to be asked.
-        match std::fs::metadata(&self.base) {
-            Ok(m) if m.is_dir() => Error::new(ErrorKind::NotFound, format!("{doing} {key}: there is no such object in {}", self.location)),
-            Ok(_) => self.no_store(io::Error::from(io::ErrorKind::NotADirectory)),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => self.no_store(e),
-            Err(e) => self.error(doing, key, e),
+        match self.present() {
+            Ok(()) => Error::new(ErrorKind::NotFound, format!("{doing} {key}: there is no such object in {}", self.location)),
+            Err(e) => e,
         }
     }
 
-    fn no_store(&self, cause: io::Error) -> Error {
-        Error::new(ErrorKind::NoSuchStore, format!("the directory {} does not exist", self.base.display()))
+    /// Fails unless there is a store at all.
+    fn present(&self) -> Result<()> {
+        let Some(base) = &self.base else { return Ok(()) };
+        let cause = match std::fs::metadata(base) {
+            Ok(m) if m.is_dir() => return Ok(()),
+            Ok(_) => io::ErrorKind::NotADirectory.into(),
+            Err(e) => e,
+        };
+        let (kind, what) = match cause.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => (ErrorKind::NoSuchStore, "does not exist"),
+            io::ErrorKind::PermissionDenied => (ErrorKind::Denied, "cannot be reached"),
+            _ => (ErrorKind::Unavailable, "cannot be reached"),
+        };
+        Err(Error::new(kind, format!("the directory {} {what}", base.display()))
             .because(cause)
-            .hint("Check the path and whether its disk is mounted; `strongroom init` creates a new directory.")
+            .hint("Check the path, its permissions and whether its disk is mounted; `strongroom init` creates a new directory."))
     }
 
     /// Says what a failed system call means for a caller.

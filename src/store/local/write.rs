@@ -191,10 +191,10 @@ fn lock(s: &Inner, operation: FlockOperation) -> io::Result<Option<File>> {
     }
 }
 
-/// Makes `dir` and what is missing above it, but never the configured root itself. Each new name is synced in its
+/// Makes `dir` and what is missing above it, but never a base that must be there. Each new name is synced in its
 /// parent before anything is put below it.
 fn make_dirs(s: &Inner, dir: &Path) -> io::Result<()> {
-    if dir == s.base || dir.is_dir() {
+    if s.base.as_deref() == Some(dir) || dir.is_dir() {
         return Ok(());
     }
     let Some(parent) = dir.parent() else {

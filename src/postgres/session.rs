@@ -1,0 +1,306 @@
+//! Sessions for looking at a server: connect as libpq would, ask, get errors that say what to do.
+
+use std::fmt;
+use std::future::Future;
+use std::time::Duration;
+
+use tokio_postgres::config::{Config, SslMode, SslNegotiation};
+use tokio_postgres::error::SqlState;
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{Client, Row};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use super::endpoint::{Endpoint, Host, TargetAttrs};
+use super::settings::ConnectionSettings;
+use super::tls;
+use crate::error::{Error, Kind, Result};
+use crate::runtime::Cancel;
+
+/// How long one question may take. They are all about catalogs.
+const QUESTION: Duration = Duration::from_secs(120);
+
+/// A server's version.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerVersion {
+    /// As the server writes it, e.g. `17.5 (Debian 17.5-1)`.
+    pub text: String,
+    /// As a number: major × 10000 + minor.
+    pub number: u32,
+}
+
+impl ServerVersion {
+    /// E.g. 17.
+    #[must_use]
+    pub fn major(&self) -> u32 {
+        self.number / 10_000
+    }
+}
+
+impl fmt::Display for ServerVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+/// Connects to the first host that lets us in and has the wanted role. The connection runs as a task of the current
+/// tokio runtime until the client is dropped. Without a database in the settings it uses `postgres`, else `template1`.
+///
+/// # Errors
+/// [`Kind::Denied`] for a refused login or certificate, [`Kind::NotFound`] for a missing database,
+/// [`Kind::Unavailable`] if no host answers or none has the wanted role.
+pub async fn connect(settings: &ConnectionSettings) -> Result<(Client, Endpoint)> {
+    let mut passes = vec![settings.target];
+    if settings.target == TargetAttrs::PreferStandby {
+        passes.push(TargetAttrs::Any);
+    }
+    let mut last = None;
+    for target in passes {
+        for endpoint in &settings.endpoints {
+            match connect_one(settings, endpoint, target).await {
+                Ok(client) => return Ok((client, endpoint.clone())),
+                Err(e) => last = Some(e.context(format!("connect to PostgreSQL at {endpoint}"))),
+            }
+        }
+    }
+    Err(last.unwrap_or_else(|| Error::new(Kind::Bug, "the connection settings name no host")))
+}
+
+async fn connect_one(settings: &ConnectionSettings, endpoint: &Endpoint, target: TargetAttrs) -> Result<Client> {
+    let client = match settings.database() {
+        Some(name) => connect_database(settings, endpoint, name).await?,
+        None => match connect_database(settings, endpoint, "postgres").await {
+            Err(e) if e.kind() == Kind::NotFound => connect_database(settings, endpoint, "template1").await?,
+            other => other?,
+        },
+    };
+    if target != TargetAttrs::Any {
+        let sql = "SELECT pg_catalog.pg_is_in_recovery(), pg_catalog.current_setting('transaction_read_only') = 'on'";
+        let row = client.query_one(sql, &[]).await.map_err(explain)?;
+        if !target.accepts(row.get(0), row.get(1)) {
+            return Err(Error::new(Kind::Unavailable, format!("the server is not {}", target.as_str()))
+                .hint("Name all hosts of the cluster in the URL, or change target_session_attrs."));
+        }
+    }
+    Ok(client)
+}
+
+async fn connect_database(settings: &ConnectionSettings, endpoint: &Endpoint, database: &str) -> Result<Client> {
+    let mut config = Config::new();
+    match &endpoint.host {
+        Host::Tcp(name) => config.host(name),
+        Host::Unix(dir) => config.host_path(dir),
+    };
+    if let Some(address) = endpoint.address {
+        config.hostaddr(address);
+    }
+    config.port(endpoint.port).dbname(database).application_name(settings.application_name());
+    config.connect_timeout(settings.connect_timeout());
+    if let Some(user) = settings.user() {
+        config.user(user);
+    }
+    if let Some(options) = settings.get("options") {
+        config.options(options);
+    }
+    if let Some(password) = settings.password_for(endpoint)? {
+        config.password(password.expose());
+    }
+    if settings.get("keepalives") == Some("0") {
+        config.keepalives(false);
+    }
+    if settings.get("sslnegotiation") == Some("direct") {
+        config.ssl_negotiation(SslNegotiation::Direct);
+    }
+    let (first, second) = match (settings.ssl_mode(), &endpoint.host) {
+        ("disable", _) | (_, Host::Unix(_)) => (SslMode::Disable, None),
+        ("allow", _) => (SslMode::Disable, Some(SslMode::Require)),
+        ("prefer", _) => (SslMode::Prefer, Some(SslMode::Disable)),
+        _ => (SslMode::Require, None),
+    };
+    let client = match attempt(&config, first, settings).await {
+        // The server's access rules may let us in only with, or only without, encryption.
+        Err(e) => match second.filter(|_| wants_other_encryption(&e)) {
+            Some(mode) => attempt(&config, mode, settings).await.map_err(explain_attempt)?,
+            None => return Err(explain_attempt(e)),
+        },
+        Ok(client) => client,
+    };
+    Ok(client)
+}
+
+enum Attempt {
+    Settings(Error),
+    Server(tokio_postgres::Error),
+    Slow,
+}
+
+async fn attempt(config: &Config, mode: SslMode, settings: &ConnectionSettings) -> Result<Client, Attempt> {
+    let mut config = config.clone();
+    config.ssl_mode(mode);
+    let tls = MakeRustlsConnect::new(tls::config(settings).map_err(Attempt::Settings)?);
+    // The library's own limit ends with the TCP connection; a server that accepts and is silent must not hold us.
+    let connected = tokio::time::timeout(settings.connect_timeout(), config.connect(tls)).await;
+    let (client, connection) = connected.map_err(|_| Attempt::Slow)?.map_err(Attempt::Server)?;
+    tokio::spawn(async move {
+        if let Err(e) = connection.await {
+            tracing::debug!(error = %e, "a PostgreSQL connection ended");
+        }
+    });
+    Ok(client)
+}
+
+fn wants_other_encryption(attempt: &Attempt) -> bool {
+    match attempt {
+        Attempt::Server(e) => match e.code() {
+            Some(code) => *code == SqlState::INVALID_AUTHORIZATION_SPECIFICATION,
+            None => true,
+        },
+        Attempt::Settings(_) | Attempt::Slow => false,
+    }
+}
+
+fn explain_attempt(attempt: Attempt) -> Error {
+    match attempt {
+        Attempt::Settings(e) => e,
+        Attempt::Server(e) => explain(e),
+        Attempt::Slow => Error::new(Kind::Unavailable, "the server did not answer in time").hint("Check the host, the port and the network, or raise connect_timeout."),
+    }
+}
+
+/// A PostgreSQL error as one of ours: the kind from its code, the server's words, a hint.
+pub(crate) fn explain(error: tokio_postgres::Error) -> Error {
+    let Some(db) = error.as_db_error() else {
+        let tls = std::error::Error::source(&error).and_then(|s| s.downcast_ref::<std::io::Error>()).is_some_and(|e| {
+            e.get_ref().is_some_and(|inner| inner.is::<rustls::Error>())
+        });
+        let e = Error::new(if tls { Kind::Denied } else { Kind::Unavailable }, error.to_string());
+        let source = std::error::Error::source(&error).map(ToString::to_string);
+        let e = match source {
+            Some(source) => e.because(source),
+            None => e,
+        };
+        return if tls {
+            e.hint("Check sslmode and sslrootcert in the connection settings against the server's certificate.")
+        } else {
+            e.hint("Check that the server runs and that host and port are right.")
+        };
+    };
+    let (kind, hint) = match db.code() {
+        c if *c == SqlState::INVALID_PASSWORD || *c == SqlState::INVALID_AUTHORIZATION_SPECIFICATION => {
+            (Kind::Denied, Some("Check user and password in the connection settings and the server's pg_hba.conf."))
+        }
+        c if *c == SqlState::INVALID_CATALOG_NAME => (Kind::NotFound, None),
+        c if *c == SqlState::INSUFFICIENT_PRIVILEGE => (Kind::Denied, Some("Grant the role what it lacks, or use another role.")),
+        c if *c == SqlState::TOO_MANY_CONNECTIONS => (Kind::Unavailable, Some("Raise max_connections, or try when fewer clients are connected.")),
+        c if *c == SqlState::CANNOT_CONNECT_NOW || c.code().starts_with("57P") || c.code().starts_with("08") => (Kind::Unavailable, None),
+        _ => (Kind::Failed, None),
+    };
+    let mut text = db.message().to_owned();
+    if let Some(detail) = db.detail() {
+        text = format!("{text} ({detail})");
+    }
+    let e = Error::new(kind, text);
+    match hint.or(db.hint()) {
+        Some(hint) => e.hint(hint),
+        None => e,
+    }
+}
+
+/// A session for blocking code: its own small runtime, nothing shared. Ended when dropped.
+pub struct Session {
+    client: Client,
+    endpoint: Endpoint,
+    version: ServerVersion,
+    in_recovery: bool,
+    cancel: Cancel,
+    // Last: the client must go before the runtime that moves its bytes.
+    runtime: tokio::runtime::Runtime,
+}
+
+impl Session {
+    /// Connects. Call it from a thread that may block, not from async code.
+    ///
+    /// # Errors
+    /// As [`connect`]; [`Kind::Cancelled`].
+    pub fn open(settings: &ConnectionSettings, cancel: &Cancel) -> Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|e| Error::new(Kind::Failed, "start a runtime for a PostgreSQL session").because(e))?;
+        let (client, endpoint) = wait(&runtime, cancel, settings.connect_timeout().saturating_mul(8), connect(settings))?;
+        let mut session = Self { client, endpoint, version: ServerVersion { text: String::new(), number: 0 }, in_recovery: false, cancel: cancel.clone(), runtime };
+        let sql = "SELECT pg_catalog.current_setting('server_version'), pg_catalog.current_setting('server_version_num')::int4, pg_catalog.pg_is_in_recovery()";
+        let row = session.one(sql, &[])?;
+        let number: i32 = get(&row, 1)?;
+        session.version = ServerVersion { text: get(&row, 0)?, number: u32::try_from(number).unwrap_or_default() };
+        session.in_recovery = get(&row, 2)?;
+        Ok(session)
+    }
+
+    /// The host that answered.
+    #[must_use]
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    /// The server's version.
+    #[must_use]
+    pub fn version(&self) -> &ServerVersion {
+        &self.version
+    }
+
+    /// Whether the server is a standby (or recovering).
+    #[must_use]
+    pub fn in_recovery(&self) -> bool {
+        self.in_recovery
+    }
+
+    /// Runs a query.
+    ///
+    /// # Errors
+    /// The server's error; [`Kind::Unavailable`] after two minutes; [`Kind::Cancelled`].
+    pub fn query(&self, sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>> {
+        wait(&self.runtime, &self.cancel, QUESTION, async { self.client.query(sql, params).await.map_err(explain) })
+    }
+
+    /// Runs a query that has exactly one row.
+    ///
+    /// # Errors
+    /// As [`Session::query`]; another number of rows.
+    pub fn one(&self, sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<Row> {
+        wait(&self.runtime, &self.cancel, QUESTION, async { self.client.query_one(sql, params).await.map_err(explain) })
+    }
+
+    /// Runs statements without results, such as `CREATE DATABASE`, for at most `limit`.
+    ///
+    /// # Errors
+    /// As [`Session::query`].
+    pub fn run(&self, sql: &str, limit: Duration) -> Result<()> {
+        wait(&self.runtime, &self.cancel, limit, async { self.client.batch_execute(sql).await.map_err(explain) })
+    }
+}
+
+fn wait<T>(runtime: &tokio::runtime::Runtime, cancel: &Cancel, limit: Duration, work: impl Future<Output = Result<T>>) -> Result<T> {
+    runtime.block_on(async {
+        tokio::select! {
+            () = cancel.cancelled() => Err(Error::new(Kind::Cancelled, "cancelled")),
+            done = tokio::time::timeout(limit, work) => match done {
+                Ok(result) => result,
+                Err(_) => Err(Error::new(Kind::Unavailable, format!("the server did not answer within {limit:?}"))),
+            },
+        }
+    })
+}
+
+/// A column's value.
+///
+/// # Errors
+/// [`Kind::Bug`] if query and type do not fit.
+pub fn get<'a, T: tokio_postgres::types::FromSql<'a>>(row: &'a Row, column: usize) -> Result<T> {
+    row.try_get(column).map_err(|e| Error::new(Kind::Bug, "a catalog query returned an unexpected type").because(e))
+}
+
+/// An SQL identifier, always quoted.
+#[must_use]
+pub fn quote_ident(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}

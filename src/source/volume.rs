@@ -1,1 +1,0 @@
-//! Files of a mounted volume: listing, metadata, exclusion.
