@@ -8,4 +8,5 @@ mod engine;
 mod command;
 mod judges;
 mod pg_dump;
+mod repository;
 mod support;
