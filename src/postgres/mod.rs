@@ -13,5 +13,5 @@ mod tls;
 
 pub use clients::Clients;
 pub use endpoint::{Endpoint, TargetAttrs};
-pub use session::{ServerVersion, Session, connect};
+pub use session::{ServerVersion, Session, connect, get, quote_ident};
 pub use settings::ConnectionSettings;

@@ -99,6 +99,13 @@ impl ConnectionSettings {
         other
     }
 
+    /// With this password, unless the settings hold one already.
+    #[must_use]
+    pub fn with_password(mut self, password: SecretText) -> Self {
+        self.password.get_or_insert(password);
+        self
+    }
+
     /// Only this one of the hosts, whatever its role: what comes next talks to the server that was looked at before.
     #[must_use]
     pub fn pinned(&self, endpoint: &Endpoint) -> Self {
@@ -165,11 +172,11 @@ impl ConnectionSettings {
             Some(endpoint) => self.password_for(endpoint)?,
             None => None,
         };
-        if let Some(password) = password {
-            program = program.env("PGPASSWORD", password.expose());
-        }
-        // What the file says is in PGPASSWORD already.
-        Ok(program.env("PGPASSFILE", "/dev/null"))
+        Ok(match password {
+            Some(password) => program.env("PGPASSWORD", password.expose()),
+            // The file was looked at already. libpq warns of one that is no plain file, not of one that cannot exist.
+            None => program.env("PGPASSFILE", "/dev/null/none"),
+        })
     }
 
     /// The argument for a tool's `--dbname`: the database, and the parameters that no variable carries. No secrets.

@@ -3,6 +3,7 @@
 mod cancel;
 mod clock;
 mod limits;
+pub mod memory;
 pub mod process;
 pub mod secret;
 

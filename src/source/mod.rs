@@ -4,6 +4,8 @@
 //! source** ([`Streams`]) runs programs and pushes their output, file by file, into a [`Sink`]; a file that is not
 //! committed does not exist, and a source that returns an error leaves no snapshot.
 
+pub mod command;
+pub mod pg_dump;
 pub mod volume;
 
 use std::io::Write;
@@ -48,4 +50,27 @@ pub struct Report {
     pub warnings: Vec<String>,
     /// What could not be read although it was asked for: makes the snapshot incomplete (exit 3). Each names the object.
     pub missing: Vec<String>,
+}
+
+/// What a job backs up.
+#[derive(Debug, Clone)]
+pub enum SourceSettings {
+    /// A directory.
+    Volume(volume::Settings),
+    /// PostgreSQL databases, dumped.
+    PgDump(pg_dump::Settings),
+    /// A program's standard output.
+    Command(command::Settings),
+}
+
+impl SourceSettings {
+    /// The word in configs, tags and output.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            SourceSettings::Volume(_) => "volume",
+            SourceSettings::PgDump(_) => "pg_dump",
+            SourceSettings::Command(_) => "command",
+        }
+    }
 }

@@ -2,7 +2,11 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failing step should stop the test")]
 #![allow(unreachable_pub, dead_code, reason = "one binary: helpers are shared by modules, and nothing outside sees them")]
 
-mod engine;
+mod backup;
 mod config;
+mod engine;
+mod command;
 mod judges;
+mod pg_dump;
 mod support;
+mod volume;

@@ -11,6 +11,7 @@ mod child;
 mod pipe;
 mod supervise;
 
+use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -19,11 +20,15 @@ use std::time::Duration;
 pub use child::{Child, Exit};
 pub use pipe::{Input, Output};
 
-use super::Cancel;
+use super::secret::commands_allowed;
+use super::{Cancel, Secret};
 use crate::error::{Context, Error, Kind, Result};
 
 /// How long a program may take to end after TERM before it gets KILL.
 const GRACE: Duration = Duration::from_secs(5);
+
+/// What commands get of our own environment, where set, beside what they are given.
+pub const INHERITED: &[&str] = &["PATH", "HOME", "USER", "LOGNAME", "LANG", "TZ", "TMPDIR"];
 
 /// A program to start: path, arguments, environment, pipes, limits.
 #[derive(Clone)]
@@ -43,6 +48,27 @@ impl Program {
     #[must_use]
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self { path: path.into(), args: Vec::new(), env: Vec::new(), input: false, output: true, timeout: None, grace: GRACE }
+    }
+
+    /// A program that a configuration names, with the variables it names beside [`INHERITED`].
+    ///
+    /// # Errors
+    /// [`Kind::Denied`] where this process does not run commands of its configuration, [`Kind::Config`] for an empty
+    /// command, an unreadable secret.
+    pub fn configured(run: &[String], env: &BTreeMap<String, Secret>) -> Result<Self> {
+        let Some((path, args)) = run.split_first().filter(|(p, _)| !p.is_empty()) else {
+            return Err(Error::new(Kind::Config, "the command is empty").hint("Write the program and its arguments as a list."));
+        };
+        if !commands_allowed() {
+            return Err(Error::new(Kind::Denied, format!("the command {path} may not run: commands are not allowed in this process"))
+                .hint("Start it with --allow-commands (or STRONGROOM_ALLOW_COMMANDS=true) if you trust the configuration."));
+        }
+        let mut program = Self::new(path).args(args).inherit(INHERITED);
+        for (name, secret) in env {
+            let value = secret.read().context(|| format!("read {name} for {path}"))?;
+            program = program.env(name, value.expose());
+        }
+        Ok(program)
     }
 
     /// Adds an argument. Arguments are public: no secrets.

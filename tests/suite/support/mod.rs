@@ -1,3 +1,6 @@
 //! What the tests share: servers, judges, comparisons.
 
 pub mod judges;
+pub mod postgres;
+pub mod sink;
+pub mod tree;
