@@ -30,10 +30,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rustix::fs::{AtFlags, Mode, OFlags, Stat};
 
 use crate::error::{Context, Error, Kind, Result};
-use crate::model::{Globs, Node};
+use crate::model::Node;
 
 pub use blank::{Totals, looks_blank};
 pub use directory::Dir;
+pub use crate::model::Globs;
 pub use entry::{Found, FoundKind};
 pub use file::OpenFile;
 pub use hooks::{Hook, Hooks};
