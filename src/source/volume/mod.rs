@@ -154,6 +154,3 @@ impl Volume {
         Found::new(name, kind, stat, self.settings.with_atime, &self.owners, self.devices.id(stat.st_dev, path))
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -6,3 +6,4 @@ mod backup;
 mod memory;
 mod restore;
 mod unprivileged;
+mod whole;
