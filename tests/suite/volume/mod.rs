@@ -3,6 +3,7 @@
 
 mod attacks;
 mod backup;
+mod if_empty;
 mod memory;
 mod restore;
 mod unprivileged;
