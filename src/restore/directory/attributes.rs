@@ -38,7 +38,14 @@ pub(super) fn first_mode(job: &Job<'_>, meta: &Metadata) -> u32 {
 }
 
 /// Sets everything on an open file or directory.
-pub(super) fn apply(job: &Job<'_>, fd: BorrowedFd<'_>, meta: &Metadata, before: &Before, is_dir: bool, path: PathOf<'_>) -> Result<()> {
+pub(super) fn apply(
+    job: &Job<'_>,
+    fd: BorrowedFd<'_>,
+    meta: &Metadata,
+    before: &Before,
+    is_dir: bool,
+    path: PathOf<'_>,
+) -> Result<()> {
     let (uid, gid) = (Uid::from_raw(meta.uid), Gid::from_raw(meta.gid));
     let mut mode = meta.mode & 0o7777;
     let other_owner = match before {
@@ -68,7 +75,9 @@ pub(super) fn apply(job: &Job<'_>, fd: BorrowedFd<'_>, meta: &Metadata, before: 
         }
     }
     let as_it_is = match before {
-        Before::Fresh { mode: made } => *made == mode && meta.xattrs.is_empty() && !inherits_acl && !(is_dir && job.who.gives_group.load(Relaxed)),
+        Before::Fresh { mode: made } => {
+            *made == mode && meta.xattrs.is_empty() && !inherits_acl && !(is_dir && job.who.gives_group.load(Relaxed))
+        }
         Before::Existing(stat) => stat.st_mode & 0o7777 == mode && !other_owner && meta.xattrs.is_empty(),
     };
     if !as_it_is {
@@ -78,7 +87,14 @@ pub(super) fn apply(job: &Job<'_>, fd: BorrowedFd<'_>, meta: &Metadata, before: 
 }
 
 /// Sets everything on a symbolic link, pipe or device that was just made.
-pub(super) fn apply_at(job: &Job<'_>, dir: BorrowedFd<'_>, name: &[u8], meta: &Metadata, is_link: bool, path: PathOf<'_>) -> Result<()> {
+pub(super) fn apply_at(
+    job: &Job<'_>,
+    dir: BorrowedFd<'_>,
+    name: &[u8],
+    meta: &Metadata,
+    is_link: bool,
+    path: PathOf<'_>,
+) -> Result<()> {
     let nofollow = AtFlags::SYMLINK_NOFOLLOW;
     if needs_owner(job, meta) {
         let set = |u, g| rustix::fs::chownat(dir, name, u, g, nofollow);
@@ -91,8 +107,10 @@ pub(super) fn apply_at(job: &Job<'_>, dir: BorrowedFd<'_>, name: &[u8], meta: &M
     }
     if !is_link {
         // Opened as a mere place, so that neither a reader is waited for nor a device touched, then changed through it.
-        let changed = rustix::fs::openat(dir, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
-            .and_then(|fd| rustix::fs::chmod(format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd()), Mode::from_raw_mode(meta.mode & 0o7777)));
+        let changed =
+            rustix::fs::openat(dir, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()).and_then(|fd| {
+                rustix::fs::chmod(format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd()), Mode::from_raw_mode(meta.mode & 0o7777))
+            });
         allowed(job, &job.denied.modes, path, "set the mode of", changed)?;
     }
     allowed(job, &job.denied.times, path, "set the times of", rustix::fs::utimensat(dir, name, &times(meta), nofollow))
@@ -119,7 +137,12 @@ fn owner(
     }
 }
 
-fn set_xattrs(job: &Job<'_>, path: PathOf<'_>, xattrs: &[Xattr], set: impl Fn(&[u8], &[u8]) -> rustix::io::Result<()>) -> Result<()> {
+fn set_xattrs(
+    job: &Job<'_>,
+    path: PathOf<'_>,
+    xattrs: &[Xattr],
+    set: impl Fn(&[u8], &[u8]) -> rustix::io::Result<()>,
+) -> Result<()> {
     for xattr in xattrs {
         match set(&xattr.name, &xattr.value) {
             Ok(()) => {}
@@ -153,7 +176,13 @@ fn remove_other_xattrs(job: &Job<'_>, fd: BorrowedFd<'_>, wanted: &[Xattr]) {
     }
 }
 
-fn allowed(job: &Job<'_>, denied: &std::sync::atomic::AtomicU64, path: PathOf<'_>, doing: &str, done: rustix::io::Result<()>) -> Result<()> {
+fn allowed(
+    job: &Job<'_>,
+    denied: &std::sync::atomic::AtomicU64,
+    path: PathOf<'_>,
+    doing: &str,
+    done: rustix::io::Result<()>,
+) -> Result<()> {
     match done {
         Ok(()) => Ok(()),
         Err(Errno::PERM | Errno::ACCESS) => {

@@ -61,7 +61,18 @@ impl Target {
     ) -> Self {
         let there = if exists { There::Something } else { There::Nothing };
         let remaining = AtomicU32::new(u32::try_from(content.len()).unwrap_or(u32::MAX));
-        Self { folder, name, meta, size, content, group, remaining, failed: AtomicBool::new(false), there: Mutex::new(there), slot: Slot::default() }
+        Self {
+            folder,
+            name,
+            meta,
+            size,
+            content,
+            group,
+            remaining,
+            failed: AtomicBool::new(false),
+            there: Mutex::new(there),
+            slot: Slot::default(),
+        }
     }
 
     pub(super) fn path(&self) -> std::path::PathBuf {

@@ -82,7 +82,8 @@ fn run(hook: &Hook, cancel: Option<&Cancel>) -> Result<()> {
     }
     let said = tail.and_then(|t| t.recv_timeout(DRAIN).ok()).unwrap_or_default();
     let said = said.trim();
-    let what = if said.is_empty() { format!("{program} ended with {status}") } else { format!("{program} ended with {status}: {said}") };
+    let what =
+        if said.is_empty() { format!("{program} ended with {status}") } else { format!("{program} ended with {status}: {said}") };
     Err(Error::new(Kind::Failed, what))
 }
 

@@ -92,7 +92,8 @@ impl Volume {
 
     fn look(&self, dir: &Dir, name: Name) -> std::result::Result<Option<Found>, Problem> {
         let path = || dir.path().join(<std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(&name.bytes));
-        let stat = rustix::fs::statat(dir.fd(), name.bytes.as_slice(), AtFlags::SYMLINK_NOFOLLOW).map_err(|e| Problem::at(path(), "look at", e))?;
+        let stat = rustix::fs::statat(dir.fd(), name.bytes.as_slice(), AtFlags::SYMLINK_NOFOLLOW)
+            .map_err(|e| Problem::at(path(), "look at", e))?;
         let kind = FileType::from_raw_mode(stat.st_mode);
         let Some(kind) = FoundKind::of(kind) else {
             return match kind {
@@ -120,7 +121,9 @@ impl Volume {
         if self.exclude.as_ref().is_some_and(|globs| globs.matches(&path, is_dir)) {
             return false;
         }
-        self.include.as_ref().is_none_or(|globs| globs.matches_or_contains(&path, is_dir) || (is_dir && globs.may_match_below(&path)))
+        self.include
+            .as_ref()
+            .is_none_or(|globs| globs.matches_or_contains(&path, is_dir) || (is_dir && globs.may_match_below(&path)))
     }
 }
 

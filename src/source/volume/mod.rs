@@ -32,9 +32,9 @@ use rustix::fs::{AtFlags, Mode, OFlags, Stat};
 use crate::error::{Context, Error, Kind, Result};
 use crate::model::Node;
 
+pub use crate::model::Globs;
 pub use blank::{Totals, looks_blank};
 pub use directory::Dir;
-pub use crate::model::Globs;
 pub use entry::{Found, FoundKind};
 pub use file::OpenFile;
 pub use hooks::{Hook, Hooks};
@@ -121,7 +121,8 @@ impl Volume {
         }
         if let Some(last) = nodes.last_mut() {
             let root = self.root()?;
-            last.meta.xattrs = attributes::of_directory(&root).context(|| format!("read the attributes of {}", self.settings.path.display()))?;
+            last.meta.xattrs =
+                attributes::of_directory(&root).context(|| format!("read the attributes of {}", self.settings.path.display()))?;
         }
         Ok(nodes)
     }
@@ -139,7 +140,12 @@ impl Volume {
     }
 
     /// Opens without touching access times where that is allowed.
-    fn open_at<P: rustix::path::Arg + Copy>(&self, dir: impl AsFd, path: P, flags: OFlags) -> rustix::io::Result<rustix::fd::OwnedFd> {
+    fn open_at<P: rustix::path::Arg + Copy>(
+        &self,
+        dir: impl AsFd,
+        path: P,
+        flags: OFlags,
+    ) -> rustix::io::Result<rustix::fd::OwnedFd> {
         let flags = flags | OFlags::CLOEXEC;
         if self.no_atime.load(Ordering::Relaxed) {
             match rustix::fs::openat(&dir, path, flags | OFlags::NOATIME, Mode::empty()) {
