@@ -212,8 +212,7 @@ impl Walk {
 
     /// Lists a directory, settles what is unchanged, reads small files, and leaves directories and large files as tasks.
     fn directory(self: &Arc<Self>, dir: Dir, parent_tree: Option<Id>, place: Option<Place>) -> Result<()> {
-        let listing = self.volume.list(&dir)?;
-        self.problems.lock().extend(listing.problems);
+        let mut names = self.volume.names(&dir)?;
         let mut was = match (&self.parent, parent_tree) {
             // A parent that cannot be read must not stop the backup: everything below is read anew.
             (Some(parent), Some(id)) => match parent.reader.tree(id) {
@@ -226,7 +225,6 @@ impl Walk {
             _ => None,
         };
         let has_parent = was.is_some();
-        let entries = listing.entries;
         let open = Arc::new(OpenDir {
             dir,
             nodes: Mutex::new(Vec::new()),
@@ -235,28 +233,34 @@ impl Walk {
             was: if has_parent { parent_tree } else { None },
             place,
         });
-        let mut nodes: Vec<Option<Node>> = Vec::with_capacity(entries.len());
-        let (mut small, mut later) = (Vec::new(), Vec::new());
-        for mut found in entries {
-            let old = was.as_mut().and_then(|was| {
-                while was.next_if(|n| n.name < found.name).is_some() {
-                    open.same.store(false, Ordering::Relaxed);
-                }
-                was.next_if(|n| n.name == found.name)
-            });
-            let at = nodes.len();
-            let node = self.settle(&open, &mut found, old, at, &mut small, &mut later)?;
-            nodes.push(node);
+        open.nodes.lock().reserve_exact(names.len());
+        // Part by part, so that a directory with very many entries needs no more memory than its nodes take.
+        while let Some(listing) = self.volume.look_at_some(&open.dir, &mut names) {
+            self.problems.lock().extend(listing.problems);
+            let first = open.nodes.lock().len();
+            let mut nodes: Vec<Option<Node>> = Vec::with_capacity(listing.entries.len());
+            let (mut small, mut later) = (Vec::new(), Vec::new());
+            for mut found in listing.entries {
+                let old = was.as_mut().and_then(|was| {
+                    while was.next_if(|n| n.name < found.name).is_some() {
+                        open.same.store(false, Ordering::Relaxed);
+                    }
+                    was.next_if(|n| n.name == found.name)
+                });
+                let at = first + nodes.len();
+                let node = self.settle(&open, &mut found, old, at, &mut small, &mut later)?;
+                nodes.push(node);
+            }
+            open.nodes.lock().extend(nodes);
+            open.pending.fetch_add(small.len() + later.len(), Ordering::AcqRel);
+            self.push(later.into_iter().rev());
+            for (found, at) in small {
+                self.cancel.check()?;
+                self.small_file(&open, &found, at)?;
+            }
         }
         if was.as_mut().is_some_and(|was| was.peek().is_some()) {
             open.same.store(false, Ordering::Relaxed);
-        }
-        *open.nodes.lock() = nodes;
-        open.pending.fetch_add(small.len() + later.len(), Ordering::AcqRel);
-        self.push(later.into_iter().rev());
-        for (found, at) in small {
-            self.cancel.check()?;
-            self.small_file(&open, &found, at)?;
         }
         self.entry_done(&open, Via::Walker)
     }

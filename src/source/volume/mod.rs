@@ -8,7 +8,7 @@
 //! entry one `llistxattr` on top (equal ctime means the parent's attributes); a file that is read an open, two `fstat`, its
 //! reads and a close. Entries are asked for in inode order, which is how most file systems lay them out.
 //!
-//! **Memory.** A directory's entries, about 300 bytes each.
+//! **Memory.** A directory's names, and about 300 bytes for each of some 2,000 entries at a time ([`Volume::look_at_some`]).
 //!
 //! **Not done on purpose.** Pages read are not dropped from the page cache: they may be the application's own.
 
@@ -38,7 +38,7 @@ pub use directory::Dir;
 pub use entry::{Found, FoundKind};
 pub use file::OpenFile;
 pub use hooks::{Hook, Hooks};
-pub use listing::Listing;
+pub use listing::{Listing, Names};
 pub use problem::{Problem, ProblemKind};
 pub use settings::{OnChange, Settings};
 
