@@ -25,9 +25,11 @@ mod problem;
 mod settings;
 
 use std::os::fd::AsFd;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Duration;
 
 use rustix::fs::{AtFlags, Mode, OFlags, Stat};
+use rustix::io::Errno;
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::model::Node;
@@ -45,6 +47,10 @@ pub use settings::{OnChange, Settings};
 use devices::Devices;
 use owners::Owners;
 
+/// How long, and over a whole walk how often, a thread waits for others to close a file when too many are open.
+const WAIT: Duration = Duration::from_millis(5);
+const WAITS: u32 = 20_000;
+
 /// An open volume. Shared by the threads that read it.
 #[derive(Debug)]
 pub struct Volume {
@@ -55,6 +61,8 @@ pub struct Volume {
     devices: Devices,
     /// `O_NOATIME` is allowed for owners and privileged processes only; cleared at the first refusal.
     no_atime: AtomicBool,
+    /// How often it was waited for a free descriptor.
+    waited: AtomicU32,
 }
 
 impl Volume {
@@ -81,6 +89,7 @@ impl Volume {
             owners: Owners::of_this_machine(),
             devices: Devices::new(root.st_dev),
             no_atime: AtomicBool::new(true),
+            waited: AtomicU32::new(0),
         })
     }
 
@@ -139,21 +148,17 @@ impl Volume {
         }
     }
 
-    /// Opens without touching access times where that is allowed.
-    fn open_at<P: rustix::path::Arg + Copy>(
-        &self,
-        dir: impl AsFd,
-        path: P,
-        flags: OFlags,
-    ) -> rustix::io::Result<rustix::fd::OwnedFd> {
-        let flags = flags | OFlags::CLOEXEC;
-        if self.no_atime.load(Ordering::Relaxed) {
-            match rustix::fs::openat(&dir, path, flags | OFlags::NOATIME, Mode::empty()) {
-                Err(rustix::io::Errno::PERM) => self.no_atime.store(false, Ordering::Relaxed),
+    /// Opens without touching access times where that is allowed. Where too much is open it waits a little for others to
+    /// close something.
+    fn open_at<P: rustix::path::Arg + Copy>(&self, dir: impl AsFd, path: P, flags: OFlags) -> rustix::io::Result<rustix::fd::OwnedFd> {
+        loop {
+            let no_atime = if self.no_atime.load(Ordering::Relaxed) { OFlags::NOATIME } else { OFlags::empty() };
+            match rustix::fs::openat(&dir, path, flags | OFlags::CLOEXEC | no_atime, Mode::empty()) {
+                Err(Errno::PERM) if !no_atime.is_empty() => self.no_atime.store(false, Ordering::Relaxed),
+                Err(Errno::MFILE | Errno::NFILE) if self.waited.fetch_add(1, Ordering::Relaxed) < WAITS => std::thread::sleep(WAIT),
                 other => return other,
             }
         }
-        rustix::fs::openat(&dir, path, flags, Mode::empty())
     }
 
     fn found(&self, name: Vec<u8>, kind: FoundKind, stat: &Stat, path: &std::path::Path) -> Found {
