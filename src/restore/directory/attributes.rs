@@ -64,7 +64,7 @@ pub(super) fn apply(
             for name in [ACCESS_ACL, DEFAULT_ACL] {
                 if inherits_acl && !meta.xattrs.iter().any(|x| x.name == name) {
                     // Usually there is none.
-                    let _ = rustix::fs::fremovexattr(fd, name);
+                    rustix::fs::fremovexattr(fd, name).ok();
                 }
             }
             set_xattrs(job, path, &meta.xattrs, |n, v| rustix::fs::fsetxattr(fd, n, v, XattrFlags::empty()))?;
@@ -100,10 +100,17 @@ pub(super) fn apply_at(
         let set = |u, g| rustix::fs::chownat(dir, name, u, g, nofollow);
         owner(job, path, set, Uid::from_raw(meta.uid), Gid::from_raw(meta.gid))?;
     }
-    if !meta.xattrs.is_empty() {
+    let inherits_acl = !is_link && job.who.gives_acl.load(Relaxed);
+    if !meta.xattrs.is_empty() || inherits_acl {
         let mut at = format!("/proc/self/fd/{}/", dir.as_raw_fd()).into_bytes();
         at.extend_from_slice(name);
-        set_xattrs(job, path, &meta.xattrs, |n, v| rustix::fs::lsetxattr(at.as_slice(), n, v, XattrFlags::empty()))?;
+        if inherits_acl && !meta.xattrs.iter().any(|x| x.name == ACCESS_ACL) {
+            // Usually there is none.
+            rustix::fs::lremovexattr(at.as_slice(), ACCESS_ACL).ok();
+        }
+        set_xattrs(job, path, &meta.xattrs, |n, v| {
+            rustix::fs::lsetxattr(at.as_slice(), n, v, XattrFlags::empty())
+        })?;
     }
     if !is_link {
         // Opened as a mere place, so that neither a reader is waited for nor a device touched, then changed through it.
@@ -129,7 +136,7 @@ fn owner(
         // Not allowed; or a user that this user namespace does not have.
         Err(Errno::PERM | Errno::ACCESS | Errno::INVAL | Errno::OVERFLOW) => {
             // At least the group, if we are a member.
-            let _ = set(None, Some(gid));
+            set(None, Some(gid)).ok();
             add(&job.denied.owners, 1);
             Ok(false)
         }

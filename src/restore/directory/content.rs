@@ -230,7 +230,7 @@ impl Target {
         if failed && matches!(*self.there.lock(), There::Fresh(_)) {
             // Half a file looks like a whole one.
             if let Ok(dir) = self.folder.fd(job) {
-                let _ = rustix::fs::unlinkat(dir, self.name.as_slice(), AtFlags::empty());
+                rustix::fs::unlinkat(dir, self.name.as_slice(), AtFlags::empty()).ok();
             }
         }
         if !failed {

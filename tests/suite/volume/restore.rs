@@ -246,3 +246,23 @@ fn a_file_of_very_many_chunks_takes_several_rounds() {
     assert_same(&from, &to, Compare::default());
     assert_eq!(memory.fetched.load(Relaxed), 64);
 }
+
+/// Volumes of Kubernetes give their group to whatever is made in them, and some give ACLs.
+#[test]
+fn what_a_target_hands_down_does_not_stay() {
+    let dir = tempfile::tempdir().unwrap();
+    let (from, to) = (dir.path().join("from"), dir.path().join("to"));
+    hostile_tree(&from);
+    let memory = Memory::new();
+    let root = memory.backup_of(&from);
+    std::fs::create_dir_all(to.join("attributes")).unwrap();
+    for target in [to.clone(), to.join("attributes")] {
+        rustix::fs::lsetxattr(&target, "system.posix_acl_default", &tree::acl(), rustix::fs::XattrFlags::empty()).unwrap();
+        if tree::is_root() {
+            std::os::unix::fs::chown(&target, None, Some(4321)).unwrap();
+        }
+        std::fs::set_permissions(&target, PermissionsExt::from_mode(0o2775)).unwrap();
+    }
+    restore_whole(&memory, &root, &to, &Options::default());
+    assert_same(&from, &to, Compare::default());
+}
