@@ -6,6 +6,7 @@ pub mod daemon;
 pub mod facts;
 pub mod init;
 pub mod ls;
+pub mod restore_volume;
 pub mod select;
 pub mod snapshots;
 mod store;

@@ -1,1 +1,6 @@
-//! See `design`: the restore room.
+//! The mirror of the source room: what a snapshot holds goes back where it is needed.
+//!
+//! [`directory`] writes a tree of files. It knows nothing of repositories: whoever calls it hands in a
+//! [`directory::Blobs`], so that tests restore from a map in memory.
+
+pub mod directory;

@@ -10,3 +10,4 @@ mod judges;
 mod pg_dump;
 mod repository;
 mod support;
+mod volume;
