@@ -25,7 +25,7 @@ use crate::postgres::archive::{ArchiveCheck, Header, TocEntry};
 use crate::postgres::clients::{Installed, major_of};
 use crate::postgres::{Clients, ConnectionSettings};
 use crate::runtime::Cancel;
-use crate::runtime::process::Child;
+use crate::runtime::process::{Child, Exit, Input};
 
 const BUFFER: usize = 1 << 20;
 /// How much of a dump is held in memory while its table of contents is read. Only `--table` needs all of it.
@@ -260,7 +260,7 @@ fn fill(
         }
         None => {
             let child = program.arg("--single-transaction").with_input().start(cancel)?;
-            stream(dump, child, settings.table.is_none(), outcome)?
+            stream(dump, child, outcome)?
         }
     };
     let words = exit.stderr().to_owned();
@@ -268,28 +268,47 @@ fn fill(
     exit.into_result().map_err(|e| explain(e, &words, settings))
 }
 
-/// Feeds `pg_restore`. With `whole`, all of the dump must be there for it to be allowed to end.
-fn stream(dump: &mut Opened<'_>, mut child: Child, whole: bool, outcome: &mut Outcome) -> Result<crate::runtime::process::Exit> {
+/// Feeds `pg_restore`. Its last byte is held back until the dump has proved whole: without it nothing is committed.
+/// A single table may be complete before that; then the rest of the dump does not matter.
+fn stream(dump: &mut Opened<'_>, mut child: Child, outcome: &mut Outcome) -> Result<Exit> {
     let Some(mut input) = child.take_input() else { return Err(Error::new(Kind::Bug, "pg_restore has no input")) };
-    let mut from = Cursor::new(std::mem::take(&mut dump.head)).chain(&mut *dump.rest);
-    let mut check = ArchiveCheck::new();
-    let mut buffer = vec![0u8; BUFFER];
-    // An early return drops the child, which kills it before its input ends.
-    while let Some(part) = read_some(&mut from, &mut buffer)? {
-        outcome.bytes = outcome.bytes.saturating_add(part.len() as u64);
-        check.feed(part)?;
-        match input.write_all(part) {
-            Ok(()) => {}
-            // It has all it wants, or failed: its exit status tells.
-            Err(e) if e.kind() == io::ErrorKind::BrokenPipe => return Ok(child.wait()),
-            Err(e) => return Err(e).context(|| "feed pg_restore"),
-        }
-    }
-    if whole {
-        check.finish()?;
+    let fed = feed(dump, &mut input, outcome);
+    if let Err(e) = fed {
+        // Killed before its input ends, so that the end is not taken for the dump's.
+        child.stop();
+        let exit = child.wait();
+        return if exit.success() { Ok(exit) } else { Err(e) };
     }
     drop(input);
     Ok(child.wait())
+}
+
+fn feed(dump: &mut Opened<'_>, input: &mut Input, outcome: &mut Outcome) -> Result<()> {
+    let mut from = Cursor::new(std::mem::take(&mut dump.head)).chain(&mut *dump.rest);
+    let mut check = ArchiveCheck::new();
+    let mut buffer = vec![0u8; BUFFER];
+    let mut held: Option<u8> = None;
+    while let Some(part) = read_some(&mut from, &mut buffer)? {
+        outcome.bytes = outcome.bytes.saturating_add(part.len() as u64);
+        check.feed(part)?;
+        let before = held.take();
+        let Some((last, most)) = part.split_last() else { continue };
+        held = Some(*last);
+        if !(hand_on(input, before.as_slice())? && hand_on(input, most)?) {
+            return Ok(());
+        }
+    }
+    check.finish()?;
+    hand_on(input, held.as_slice()).map(|_| ())
+}
+
+/// `false` if the program does not read any more: it has all it wants, or failed; its exit status tells.
+fn hand_on(input: &mut Input, bytes: &[u8]) -> Result<bool> {
+    match input.write_all(bytes) {
+        Ok(()) => Ok(true),
+        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(e) => Err(e).context(|| "feed pg_restore"),
+    }
 }
 
 /// Hints for what `pg_restore` says most often.

@@ -138,7 +138,11 @@ impl Prepared {
         drop(session);
         let Some(created) = created else {
             return result.map_err(|e| {
-                let state = if settings.jobs > 1 { "it holds a part of the dump now: drop it, or restore again with --clean" } else { "nothing was changed in it" };
+                let state = match (settings.jobs > 1, e.kind()) {
+                    (true, _) => "it holds a part of the dump now: drop it, or restore again with --clean",
+                    (false, Kind::Cancelled) => "nothing was changed in it, unless it was just being completed",
+                    (false, _) => "nothing was changed in it",
+                };
                 e.context(format!("restore into database {database} ({state})"))
             });
         };

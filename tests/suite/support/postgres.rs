@@ -4,6 +4,7 @@
 //! `shared(major)` is one server a major for the whole run: give databases and roles names of your own.
 //! `Server::start(major)` is one to break.
 
+use std::io::Write as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -158,7 +159,10 @@ impl Server {
     /// Runs statements as the superuser; panics with the server's words. Returns unaligned rows.
     #[track_caller]
     pub fn sql(&self, database: &str, sql: &str) -> String {
-        let output = self.psql(database).arg("-c").arg(sql).output().unwrap();
+        // From its input, so that each statement is a transaction of its own and each result is printed, in every version.
+        let mut child = self.psql(database).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(sql.as_bytes()).unwrap();
+        let output = child.wait_with_output().unwrap();
         assert!(output.status.success(), "{sql}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
     }
