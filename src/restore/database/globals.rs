@@ -12,7 +12,7 @@ use crate::restore::file::read_some;
 use crate::runtime::Cancel;
 
 /// How it went.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Outcome {
     /// Roles and tablespaces that existed already. Their attributes and passwords are set to those of the script all the same.
     pub existed: usize,

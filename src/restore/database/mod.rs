@@ -132,7 +132,7 @@ impl std::str::FromStr for Table {
 }
 
 /// What was done.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, serde::Serialize)]
 pub struct Outcome {
     /// The database that holds it now.
     pub database: String,

@@ -195,6 +195,20 @@ impl Server {
         run({ let mut c = Command::new("kill"); c.arg("-KILL").args(pid.lines()); c }, "kill");
     }
 
+    /// Turns TLS on with this certificate, and lets TCP clients in with it and a password only.
+    pub fn install_tls(&self, certificate: &Path, key: &Path) {
+        for (from, name) in [(certificate, "server.crt"), (key, "server.key")] {
+            let to = self.dir.join("data").join(name);
+            std::fs::copy(from, &to).unwrap();
+            run({ let mut c = Command::new("chmod"); c.arg("600").arg(&to); c }, "chmod");
+            if let Some(user) = user() {
+                run({ let mut c = Command::new("chown"); c.arg(user).arg(&to); c }, "chown");
+            }
+        }
+        std::fs::write(self.dir.join("data/pg_hba.conf"), "local all all trust\nhostssl all all all scram-sha-256\n").unwrap();
+        self.sql("postgres", "ALTER SYSTEM SET ssl = on; SELECT pg_reload_conf(); SELECT pg_sleep(0.5)");
+    }
+
     /// Ends the server at once and without a goodbye to anybody (SIGKILL to all its processes' parent).
     pub fn kill(&self) {
         let pid = std::fs::read_to_string(self.dir.join("data/postmaster.pid")).unwrap_or_default();
