@@ -46,7 +46,10 @@ fn only_status_zero_and_some_output_is_a_success() {
         assert!(sink.files.is_empty());
         error.report()
     };
-    assert_eq!(failing(&sh("seq 100000; echo the broker is down >&2; exit 3")), "back up the output of sh: sh failed with exit status 3: the broker is down");
+    assert_eq!(
+        failing(&sh("seq 100000; echo the broker is down >&2; exit 3")),
+        "back up the output of sh: sh failed with exit status 3: the broker is down"
+    );
     let empty = failing(&sh("echo nothing to say >&2"));
     assert!(empty.starts_with("sh succeeded but wrote nothing to standard output: nothing to say\nhint: "), "{empty}");
     assert!(failing(&sh("seq 10; kill -9 $$")).contains("was killed (signal 9)"));
@@ -76,7 +79,14 @@ fn only_status_zero_and_some_output_is_a_success() {
 fn a_program_that_is_fed_decides_by_its_exit_status() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("fed");
-    let feed = |script: String, data: &[u8]| restore::command::feed(&mut &*data, &["/bin/sh".to_owned(), "-c".to_owned(), script], Some(Duration::from_secs(20)), &Cancel::new());
+    let feed = |script: String, data: &[u8]| {
+        restore::command::feed(
+            &mut &*data,
+            &["/bin/sh".to_owned(), "-c".to_owned(), script],
+            Some(Duration::from_secs(20)),
+            &Cancel::new(),
+        )
+    };
     let data = vec![b'x'; 3 << 20];
     assert_eq!(feed(format!("cat > {}", out.display()), &data).unwrap(), 3 << 20);
     assert!(std::fs::read(&out).unwrap() == data);
