@@ -6,10 +6,14 @@ pub mod daemon;
 pub mod facts;
 pub mod init;
 pub mod ls;
+mod read_lock;
+pub mod restore_command;
+pub mod restore_dump;
 pub mod restore_volume;
 pub mod select;
 pub mod snapshots;
 mod store;
+mod stored_files;
 mod tree_path;
 
 use std::path::PathBuf;
