@@ -51,30 +51,27 @@ pub fn load_text(
         m.0.iter_mut().for_each(|m| m.origin = name.map(str::to_owned));
         m
     })?;
+    read(file, lines, name, environment)
+}
+
+/// As [`load`], for settings that come from the command line instead of a file.
+///
+/// # Errors
+/// As [`load`]; the paths are those a file would have.
+pub fn load_value(settings: Value, environment: impl IntoIterator<Item = (String, String)>) -> Result<Settings, Mistakes> {
+    read(settings, text::Lines::new(), Some("command line"), environment)
+}
+
+fn read(file: Value, lines: text::Lines, name: Option<&str>, environment: impl IntoIterator<Item = (String, String)>) -> Result<Settings, Mistakes> {
     let variables: BTreeMap<String, String> = environment.into_iter().filter(|(k, _)| k.starts_with(ENV_PREFIX)).collect();
     let mut places = Places { file: name.map(str::to_owned), at: lines, env: BTreeMap::new() };
     places.env.extend(variables.keys().map(|k| (path_of(k), k.clone())));
-    let whole = if file.is_object() {
-        overlay(file, variables).map_err(|e| one(name, e.to_string()))?
-    } else {
+    if !file.is_object() {
         return Err(one(name, "the file is not a table of settings".into()));
-    };
-    let mut out = Collector::new(&places);
-    let settings = settings(whole, &mut out);
-    match settings {
-        Some(s) => Ok(s),
-        None => Err(out.into_mistakes()),
     }
-}
-
-/// Raw settings that did not come from a file: the ad-hoc arguments of the command line.
-///
-/// # Errors
-/// Every mistake; their paths are those a file would have.
-pub fn check(raw: &RawConfig) -> Result<Settings, Mistakes> {
-    let places = Places::default();
+    let whole = overlay(file, variables).map_err(|e| one(name, e.to_string()))?;
     let mut out = Collector::new(&places);
-    match validate(raw, &mut out) {
+    match settings(whole, &mut out) {
         Some(s) => Ok(s),
         None => Err(out.into_mistakes()),
     }

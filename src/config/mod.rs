@@ -6,6 +6,7 @@
 //!
 //! Pure but for reading the file: whether a store answers or a password opens is for `strongroom doctor`.
 
+mod adhoc;
 mod example;
 mod load;
 mod mistake;
@@ -18,9 +19,11 @@ mod units;
 mod validate;
 
 pub use example::EXAMPLE;
-pub use load::{ENV_PREFIX, check, load, load_text};
+pub use adhoc::{AdHoc, AdHocSource};
+pub use load::{ENV_PREFIX, load, load_text, load_value};
 pub use mistake::{Mistake, Mistakes};
 pub use schema::schema;
 pub use settings::Settings;
 pub use text::Format;
+pub(crate) use mistake::nearest;
 pub use units::parse_size;

@@ -241,7 +241,7 @@ pub struct RawJob {
     pub timeout: Option<String>,
     /// How often a failed run is tried again. Default: 3.
     pub retries: Option<i64>,
-    /// Commands around the run. They need `--allow-commands`.
+    /// Commands around the reading of a volume.
     pub hooks: Option<RawHooks>,
     /// What a file that changed while it was read means. Default: `warn`.
     pub on_change: Option<RawOnChange>,
@@ -275,8 +275,10 @@ pub struct RawPgDump {
     pub globals: Option<bool>,
     /// How long to wait for a table's lock before the dump is tried again: `60s`.
     pub lock_timeout: Option<String>,
-    /// Directory of the client programs (`pg_dump`, …). Default: the best of those installed.
-    pub bin_dir: Option<String>,
+    /// Further arguments for `pg_dump`, such as `--exclude-table-data=public.log`.
+    pub arguments: Option<Vec<String>>,
+    /// Directories with client programs (`pg_dump`, …). Default: the best of those installed in the usual places.
+    pub client_dirs: Option<Vec<String>>,
 }
 
 /// A physical base backup. Not available in this version.
@@ -318,10 +320,12 @@ pub struct RawVolume {
     pub path: Option<String>,
     /// Only what matches one of these globs, relative to the path.
     pub include: Option<Vec<String>>,
-    /// Not what matches one of these globs, relative to the path.
+    /// Not what matches one of these globs, with everything below it.
     pub exclude: Option<Vec<String>>,
-    /// Leave out directories that hold a `CACHEDIR.TAG`. Default: true.
+    /// Leave out what is in directories with a `CACHEDIR.TAG`. Default: true.
     pub exclude_caches: Option<bool>,
+    /// Record access times; every read then makes a change. Default: false.
+    pub with_atime: Option<bool>,
     /// Stay on the file system of the path. Default: false.
     pub one_file_system: Option<bool>,
     /// Record a volume that is nearly empty although the last snapshot was large. Default: false.
@@ -381,16 +385,25 @@ pub struct RawKeep {
     pub within: Option<String>,
 }
 
-/// Commands around a run: a program and its arguments each, no shell.
+/// Commands around the reading of a volume, in order.
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[schemars(rename = "Hooks")]
 pub struct RawHooks {
-    /// Before the source is read; a failure ends the run.
-    pub pre: Option<Vec<String>>,
-    /// After it, whether it succeeded or not.
-    pub post: Option<Vec<String>>,
-    /// How long each may take: `5m`. Default: 5m.
+    /// Before; the first failure ends the run.
+    pub pre: Option<Vec<RawHook>>,
+    /// After; each of them always, also when the run failed.
+    pub post: Option<Vec<RawHook>>,
+}
+
+/// One command.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(rename = "Hook")]
+pub struct RawHook {
+    /// The program and its arguments; no shell. Needs `--allow-commands`.
+    pub run: Option<Vec<String>>,
+    /// It is killed after this time, which counts as a failure. Default: 5m.
     pub timeout: Option<String>,
 }
 

@@ -9,6 +9,7 @@ use crate::model::{Environment, JobName, Selector, TenantName};
 use crate::retention::Keep;
 use crate::runtime::Secret;
 use crate::schedule::{QuietHours, Spec};
+use crate::source::SourceSettings;
 
 /// Everything a process needs to know.
 #[derive(Debug, Clone)]
@@ -164,7 +165,7 @@ pub struct Job {
     /// Its name.
     pub name: JobName,
     /// What is backed up.
-    pub source: Source,
+    pub source: SourceSettings,
     /// When it runs.
     pub schedule: Spec,
     /// It starts up to this much later.
@@ -175,10 +176,6 @@ pub struct Job {
     pub timeout: Duration,
     /// How often a failed run is tried again.
     pub retries: u32,
-    /// Commands around the run.
-    pub hooks: Hooks,
-    /// Whether a file that changed while it was read makes the snapshot incomplete.
-    pub incomplete_on_change: bool,
 }
 
 impl Job {
@@ -187,89 +184,6 @@ impl Job {
     pub fn selector(&self) -> Selector {
         Selector { tenant: self.tenant.clone(), job: Some(self.name.clone()) }
     }
-}
-
-/// What a job backs up.
-#[derive(Debug, Clone)]
-pub enum Source {
-    /// A directory.
-    Volume(Volume),
-    /// PostgreSQL databases, dumped.
-    PgDump(PgDump),
-    /// A program's standard output.
-    Command(Command),
-}
-
-impl Source {
-    /// The word in tags and output: `volume`, `pg_dump` or `command`.
-    #[must_use]
-    pub fn kind(&self) -> &'static str {
-        match self {
-            Source::Volume(_) => "volume",
-            Source::PgDump(_) => "pg_dump",
-            Source::Command(_) => "command",
-        }
-    }
-}
-
-/// A directory and everything below it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Volume {
-    /// Absolute.
-    pub path: PathBuf,
-    /// Only what matches; everything where empty.
-    pub include: Vec<String>,
-    /// Not what matches.
-    pub exclude: Vec<String>,
-    /// Leave out directories with a `CACHEDIR.TAG`.
-    pub exclude_caches: bool,
-    /// Stay on the path's file system.
-    pub one_file_system: bool,
-    /// Record a nearly empty volume over a large last snapshot.
-    pub allow_empty: bool,
-}
-
-/// PostgreSQL databases, dumped.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PgDump {
-    /// Connection URL.
-    pub url: Secret,
-    /// Password, where the URL has none.
-    pub password: Option<Secret>,
-    /// Names and patterns; empty means the URL's database.
-    pub databases: Vec<String>,
-    /// Names and patterns left out.
-    pub exclude_databases: Vec<String>,
-    /// Roles and tablespaces too.
-    pub globals: bool,
-    /// How long to wait for a table's lock.
-    pub lock_timeout: Option<Duration>,
-    /// Where the client programs are.
-    pub bin_dir: Option<PathBuf>,
-}
-
-/// A program's standard output.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Command {
-    /// Program and arguments; never empty.
-    pub run: Vec<String>,
-    /// Name of the file in the snapshot.
-    pub file: String,
-    /// Its environment, beside `PATH`.
-    pub env: BTreeMap<String, Secret>,
-    /// Whether no output is a success.
-    pub allow_empty: bool,
-}
-
-/// Commands around a run.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Hooks {
-    /// Before the source is read.
-    pub pre: Option<Vec<String>>,
-    /// After it.
-    pub post: Option<Vec<String>>,
-    /// How long each may take.
-    pub timeout: Duration,
 }
 
 /// What the daemon serves.

@@ -96,6 +96,7 @@ struct Held {
     /// One refresh or check at a time.
     turn: tokio::sync::Mutex<()>,
     stop: Cancel,
+    after_dead: bool,
 }
 
 impl Drop for Held {
@@ -106,7 +107,7 @@ impl Drop for Held {
 
 /// Takes a lock.
 pub(super) async fn acquire(repo: &Repository, mode: LockMode, holder: &LockHolder, cancel: &Cancel) -> Result<RepoLock> {
-    remove_dead_here(repo, &holder.hostname).await?;
+    let dead = remove_dead_here(repo, &holder.hostname).await?;
     conflict(repo, mode, None, cancel).await?;
     let time = repo.clock().now();
     let id = write(repo, mode, holder, time).await.context(|| "write a lock")?;
@@ -125,6 +126,7 @@ pub(super) async fn acquire(repo: &Repository, mode: LockMode, holder: &LockHold
         current: Mutex::new((id, time)),
         turn: tokio::sync::Mutex::new(()),
         stop: Cancel::new(),
+        after_dead: dead > 0,
     };
     let lock = RepoLock(Arc::new(held));
     spawn_refresh(&lock);
@@ -197,6 +199,13 @@ impl RepoLock {
         let _turn = self.0.turn.lock().await;
         let (id, _) = *self.0.current.lock();
         self.0.must_exist(&id).await
+    }
+
+    /// Whether the lock of a killed process of this machine was found and removed on the way: it may have left packs
+    /// that no index names.
+    #[must_use]
+    pub fn follows_a_killed_run(&self) -> bool {
+        self.0.after_dead
     }
 
     /// Ends the refreshing and deletes the lock.

@@ -2,6 +2,7 @@
 
 mod cancel;
 mod clock;
+pub mod memory;
 pub mod process;
 pub mod secret;
 

@@ -1,6 +1,7 @@
 //! The configuration: every mistake at once, with its path and place; the example and the schema agree with the reader.
 
-use strongroom::config::{EXAMPLE, Format, Mistake, Mistakes, Settings, load_text, schema, settings::Source, settings::StoreSettings};
+use strongroom::config::{EXAMPLE, Format, Mistake, Mistakes, Settings, load_text, schema, settings::StoreSettings};
+use strongroom::source::SourceSettings as Source;
 
 fn yaml(text: &str) -> Result<Settings, Mistakes> {
     load_text(text, Format::Yaml, Some("test.yaml"), [])

@@ -16,6 +16,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::model::{Environment, Id, JobName, Node, NodeKind, TenantName, Time};
 use crate::repository::{
     Chunking, Index, LockHolder, LockMode, Reader, RepoLock, Repository, Snapshot, SnapshotFile, SnapshotSummary, Writer, WriterOptions,
+    adopt_orphans,
 };
 use crate::runtime::{Cancel, Clock};
 use crate::source::volume::{self, Totals, Volume};
@@ -124,12 +125,28 @@ async fn run_locked(repo: &Repository, request: Request, clock: Arc<dyn Clock>, 
     let history = history_name(&request.tenant, &request.job);
     // Snapshots before the index: what a snapshot refers to is then in the index.
     let parent = repo.load_snapshots().await?.into_iter().filter(|s| s.file.hostname == history).max_by_key(|s| s.file.time);
-    let index = repo.load_index().await?;
+    let index = load_index(repo, lock).await?;
     if let Some(summary) = parent.as_ref().and_then(|p| p.file.summary.as_ref()) {
         request.progress.expected_bytes.store(summary.total_bytes_processed, Relaxed);
     }
     let run = Run { repo: repo.clone(), index, parent, request, clock, cancel: cancel.clone(), lock: lock.clone(), started };
     tokio::task::spawn_blocking(move || run.go()).await.map_err(|e| Error::new(Kind::Bug, "a backup thread ended abnormally").because(e))?
+}
+
+/// The index, with what a killed run uploaded and did not live to describe.
+async fn load_index(repo: &Repository, lock: &RepoLock) -> Result<Arc<Index>> {
+    let index = repo.load_index().await?;
+    // With other locks there may be other writers, whose packs are none of our business.
+    if !lock.follows_a_killed_run() || repo.load_locks().await?.len() > 1 {
+        return Ok(index);
+    }
+    match adopt_orphans(repo, &index).await? {
+        0 => Ok(index),
+        packs => {
+            tracing::info!(packs, "a killed run left packs that are now used");
+            repo.load_index().await
+        }
+    }
 }
 
 /// A backup under way, on a thread that may block.

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::super::mistake::{Collector, nearest};
-use super::super::raw::{RawCommand, RawJob, RawKeep, RawOnChange, RawPgDump, RawPolicy, RawSecretOrText, RawVolume};
-use super::super::settings::{Command, Hooks, Job, PgDump, Source, Volume};
+use super::super::raw::{RawCommand, RawHook, RawJob, RawKeep, RawOnChange, RawPgDump, RawPolicy, RawSecretOrText, RawVolume};
+use super::super::settings::Job;
 use super::super::text::join;
 use super::count;
 use super::secret::Names;
@@ -14,6 +14,7 @@ use crate::model::JobName;
 use crate::retention::{self, Keep};
 use crate::runtime::Secret;
 use crate::schedule::{self, Spec, parse_duration};
+use crate::source::{SourceSettings, command, pg_dump, volume};
 
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 const DEFAULT_HOOK_TIMEOUT: Duration = Duration::from_secs(300);
@@ -48,6 +49,10 @@ pub(super) fn policies(raw: &BTreeMap<String, RawPolicy>, out: &mut Collector<'_
 
 /// `None` after a mistake.
 pub(super) fn job(raw: &RawJob, name: JobName, path: &str, policies: &Policies, names: &mut Names<'_>, out: &mut Collector<'_>) -> Option<Job> {
+    let timeout = duration(raw.timeout.as_ref(), &format!("{path}.timeout"), out).unwrap_or(DEFAULT_TIMEOUT);
+    if timeout.is_zero() {
+        out.add_hint(format!("{path}.timeout"), "a run needs time", "Leave `timeout` out for the default of 24h.");
+    }
     let source = source(raw, path, names, out);
     let policy = raw.policy.as_ref().and_then(|p| {
         let found = policies.0.get(p);
@@ -65,12 +70,7 @@ pub(super) fn job(raw: &RawJob, name: JobName, path: &str, policies: &Policies, 
         Some(k) => keep(k, &format!("{path}.keep"), out),
         None => policy.and_then(|p| p.keep),
     };
-    let timeout = duration(raw.timeout.as_ref(), &format!("{path}.timeout"), out).unwrap_or(DEFAULT_TIMEOUT);
-    if timeout.is_zero() {
-        out.add_hint(format!("{path}.timeout"), "a run needs time", "Leave `timeout` out for the default of 24h.");
-    }
     let retries = count(raw.retries, &format!("{path}.retries"), 0, 100, out).unwrap_or(3);
-    let hooks = hooks(raw, path, names, out);
     Some(Job {
         tenant: names.tenant.clone(),
         name,
@@ -80,12 +80,10 @@ pub(super) fn job(raw: &RawJob, name: JobName, path: &str, policies: &Policies, 
         keep,
         timeout,
         retries,
-        hooks,
-        incomplete_on_change: raw.on_change == Some(RawOnChange::Incomplete),
     })
 }
 
-fn source(raw: &RawJob, path: &str, names: &mut Names<'_>, out: &mut Collector<'_>) -> Option<Source> {
+fn source(raw: &RawJob, path: &str, names: &mut Names<'_>, out: &mut Collector<'_>) -> Option<SourceSettings> {
     let given: Vec<&str> = [
         ("pg_dump", raw.pg_dump.is_some()),
         ("pg_base", raw.pg_base.is_some()),
@@ -107,34 +105,42 @@ fn source(raw: &RawJob, path: &str, names: &mut Names<'_>, out: &mut Collector<'
         [] => out.add_hint(path, "the job has no source", "Add one of `pg_dump`, `volume` and `command`."),
         several => out.add(path, format!("a job has one source, and this one has {}", several.join(", "))),
     }
-    if raw.on_change.is_some() && raw.volume.is_none() && !given.is_empty() {
-        out.add(format!("{path}.on_change"), "belongs to `volume` jobs only");
+    for (field, is) in [("on_change", raw.on_change.is_some()), ("hooks", raw.hooks.is_some())] {
+        if is && raw.volume.is_none() && !given.is_empty() {
+            out.add(format!("{path}.{field}"), "belongs to `volume` jobs only");
+        }
     }
     let mut made = None;
     if let Some(v) = &raw.volume {
-        made = volume(v, &format!("{path}.volume"), names, out).map(Source::Volume);
+        made = volume(raw, v, path, names, out).map(SourceSettings::Volume);
     }
     if let Some(d) = &raw.pg_dump {
-        made = pg_dump(d, &format!("{path}.pg_dump"), names, out).map(Source::PgDump);
+        made = pg_dump(d, &format!("{path}.pg_dump"), names, out).map(SourceSettings::PgDump);
     }
     if let Some(c) = &raw.command {
-        made = command(c, &format!("{path}.command"), names, out).map(Source::Command);
+        made = command(c, &format!("{path}.command"), names, out).map(SourceSettings::Command);
     }
     made
 }
 
-fn volume(raw: &RawVolume, path: &str, names: &Names<'_>, out: &mut Collector<'_>) -> Option<Volume> {
+fn volume(job: &RawJob, raw: &RawVolume, job_path: &str, names: &mut Names<'_>, out: &mut Collector<'_>) -> Option<volume::Settings> {
+    let path = format!("{job_path}.volume");
     let at = format!("{path}.path");
     let globs = |globs: &Option<Vec<String>>, field: &str, out: &mut Collector<'_>| {
         for (i, g) in globs.iter().flatten().enumerate() {
-            if let Err(e) = globset::Glob::new(g) {
-                out.add(format!("{path}.{field}[{i}]"), format!("`{}` is not a glob: {}", g.escape_debug(), e.kind()));
+            if let Err(e) = volume::Globs::build(std::slice::from_ref(g)) {
+                out.add_error(format!("{path}.{field}[{i}]"), &e);
             }
         }
         globs.clone().unwrap_or_default()
     };
     let include = globs(&raw.include, "include", out);
     let exclude = globs(&raw.exclude, "exclude", out);
+    let hooks = job.hooks.clone().unwrap_or_default();
+    let hooks = volume::hooks::Hooks {
+        pre: each_hook(hooks.pre, &format!("{job_path}.hooks.pre"), names, out),
+        post: each_hook(hooks.post, &format!("{job_path}.hooks.post"), names, out),
+    };
     let Some(dir) = &raw.path else {
         out.add(at, "there is no directory to back up");
         return None;
@@ -144,17 +150,34 @@ fn volume(raw: &RawVolume, path: &str, names: &Names<'_>, out: &mut Collector<'_
         out.add_hint(at, "not an absolute path", "Write the whole path, without `..`.");
         return None;
     }
-    Some(Volume {
+    Some(volume::Settings {
         path: dir,
         include,
         exclude,
         exclude_caches: raw.exclude_caches.unwrap_or(true),
         one_file_system: raw.one_file_system.unwrap_or(false),
+        with_atime: raw.with_atime.unwrap_or(false),
+        on_change: match job.on_change {
+            Some(RawOnChange::Incomplete) => volume::OnChange::Incomplete,
+            _ => volume::OnChange::Warn,
+        },
         allow_empty: raw.allow_empty.unwrap_or(false),
+        hooks,
     })
 }
 
-fn pg_dump(raw: &RawPgDump, path: &str, names: &mut Names<'_>, out: &mut Collector<'_>) -> Option<PgDump> {
+fn each_hook(hooks: Option<Vec<RawHook>>, path: &str, names: &mut Names<'_>, out: &mut Collector<'_>) -> Vec<volume::hooks::Hook> {
+    let mut made = Vec::new();
+    for (i, hook) in hooks.into_iter().flatten().enumerate() {
+        let at = format!("{path}[{i}]");
+        let timeout = duration(hook.timeout.as_ref(), &format!("{at}.timeout"), out).unwrap_or(DEFAULT_HOOK_TIMEOUT);
+        let run = names.program(&hook.run.unwrap_or_default(), &format!("{at}.run"), out);
+        made.extend(run.map(|run| volume::hooks::Hook { run, timeout }));
+    }
+    made
+}
+
+fn pg_dump(raw: &RawPgDump, path: &str, names: &mut Names<'_>, out: &mut Collector<'_>) -> Option<pg_dump::Settings> {
     let at = format!("{path}.url");
     let password = raw.password.as_ref().and_then(|p| names.secret(p, &format!("{path}.password"), out));
     let lock_timeout = duration(raw.lock_timeout.as_ref(), &format!("{path}.lock_timeout"), out);
@@ -180,18 +203,31 @@ fn pg_dump(raw: &RawPgDump, path: &str, names: &mut Names<'_>, out: &mut Collect
             return None;
         }
     }
-    Some(PgDump {
-        url,
+    let databases = match raw.databases.as_deref() {
+        None | Some([]) => pg_dump::Databases::OfUrl,
+        Some([all]) if all == "*" => pg_dump::Databases::All,
+        Some(some) => pg_dump::Databases::Patterns(some.to_vec()),
+    };
+    let arguments = raw.arguments.clone().unwrap_or_default();
+    for (i, argument) in arguments.iter().enumerate() {
+        if let Err(e) = pg_dump::check_arguments(std::slice::from_ref(argument)) {
+            out.add_error(format!("{path}.arguments[{i}]"), &e);
+        }
+    }
+    let usual = pg_dump::Settings::new(url);
+    Some(pg_dump::Settings {
         password,
-        databases: raw.databases.clone().unwrap_or_default(),
-        exclude_databases: raw.exclude_databases.clone().unwrap_or_default(),
+        databases,
+        exclude: raw.exclude_databases.clone().unwrap_or_default(),
         globals: raw.globals.unwrap_or(true),
-        lock_timeout,
-        bin_dir: raw.bin_dir.as_ref().map(PathBuf::from),
+        lock_timeout: lock_timeout.unwrap_or(usual.lock_timeout),
+        arguments,
+        client_dirs: raw.client_dirs.iter().flatten().map(PathBuf::from).collect(),
+        ..usual
     })
 }
 
-fn command(raw: &RawCommand, path: &str, names: &mut Names<'_>, out: &mut Collector<'_>) -> Option<Command> {
+fn command(raw: &RawCommand, path: &str, names: &mut Names<'_>, out: &mut Collector<'_>) -> Option<command::Settings> {
     let at = format!("{path}.run");
     let run = match &raw.run {
         Some(run) => names.program(run, &at, out),
@@ -201,8 +237,10 @@ fn command(raw: &RawCommand, path: &str, names: &mut Names<'_>, out: &mut Collec
         }
     };
     let file = raw.file.clone().unwrap_or_else(|| "output".into());
-    if file.len() > 900 || file.contains('\0') || file.starts_with(".strongroom") || file.split('/').any(|s| s.is_empty() || s == "." || s == "..") {
-        out.add_hint(format!("{path}.file"), "not a relative file name", "Write a name such as `definitions.json`.");
+    if let Err(e) = command::check_file(&file) {
+        out.add_error(format!("{path}.file"), &e);
+    } else if file.split('/').next() == Some(".strongroom") {
+        out.add(format!("{path}.file"), "the directory `.strongroom` is taken");
     }
     let mut env = BTreeMap::new();
     for (name, value) in raw.env.iter().flatten() {
@@ -221,15 +259,8 @@ fn command(raw: &RawCommand, path: &str, names: &mut Names<'_>, out: &mut Collec
             env.insert(name.clone(), v);
         }
     }
-    Some(Command { run: run?, file, env, allow_empty: raw.allow_empty.unwrap_or(false) })
-}
-
-fn hooks(raw: &RawJob, path: &str, names: &mut Names<'_>, out: &mut Collector<'_>) -> Hooks {
-    let Some(hooks) = &raw.hooks else { return Hooks { timeout: DEFAULT_HOOK_TIMEOUT, ..Hooks::default() } };
-    let path = format!("{path}.hooks");
-    let timeout = duration(hooks.timeout.as_ref(), &format!("{path}.timeout"), out).unwrap_or(DEFAULT_HOOK_TIMEOUT);
-    let mut program = |argv: &Option<Vec<String>>, field: &str| names.program(argv.as_ref()?, &format!("{path}.{field}"), out);
-    Hooks { pre: program(&hooks.pre, "pre"), post: program(&hooks.post, "post"), timeout }
+    // The job's own limit ends the program too.
+    Some(command::Settings { env, allow_empty: raw.allow_empty.unwrap_or(false), ..command::Settings::new(run?, file) })
 }
 
 /// The four settings of time, each with the path it was written at.

@@ -171,7 +171,7 @@ fn messages_name_what_is_missing() {
 
 #[test]
 fn entries_are_told_with_owner_schema_and_dependencies() {
-    let (tell, told) = std::sync::mpsc::channel();
+    let (tell, told) = std::sync::mpsc::sync_channel(100);
     let mut check = ArchiveCheck::new().on_entry(move |e| tell.send(e.clone()).unwrap());
     check.feed(&sample((1, 15))).unwrap();
     assert!(check.toc_complete());

@@ -64,6 +64,25 @@ impl Default for WriterOptions {
     }
 }
 
+impl WriterOptions {
+    /// Options whose buffers stay within `budget` bytes for the whole process.
+    ///
+    /// Peak ≈ 25 MiB for the program + 48 B a known blob + 24 B a new one + (uploads + 1) packs + tree pack + queue +
+    /// per lane 3 × the largest blob (4 MiB) + per walker one block (8 MiB). At 128 MiB that leaves room for a million
+    /// blobs; the default of 256 MiB only makes packs and queue larger.
+    #[must_use]
+    pub fn for_memory(budget: u64, level: i32) -> Self {
+        let small = budget < 192 << 20;
+        Self {
+            level,
+            pack_size: if small { 8 << 20 } else { 16 << 20 },
+            queue_bytes: if small { 8 << 20 } else { 16 << 20 },
+            uploads: if budget >= 512 << 20 { 4 } else { 2 },
+            ..Self::default()
+        }
+    }
+}
+
 /// What became of a blob.
 #[derive(Debug, Clone, Copy)]
 pub struct Saved {
@@ -119,7 +138,12 @@ impl Drop for Threads {
 impl Threads {
     fn stop(&self) {
         self.jobs.lock().take();
-        for h in self.handles.lock().drain(..) {
+        let handles: Vec<_> = self.handles.lock().drain(..).collect();
+        for h in handles {
+            // The last writer may go with a lane's own closure; a thread cannot wait for itself.
+            if h.thread().id() == std::thread::current().id() {
+                continue;
+            }
             // A lane that panicked left the run unfinished; commit sees that by its counts.
             let _panicked = h.join().is_err();
         }

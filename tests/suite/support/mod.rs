@@ -1,3 +1,5 @@
 //! What the tests share: servers, judges, comparisons.
 
 pub mod judges;
+pub mod postgres;
+pub mod sink;

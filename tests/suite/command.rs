@@ -1,0 +1,1 @@
+//! The command source and restore.

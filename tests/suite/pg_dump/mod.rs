@@ -1,0 +1,3 @@
+//! `pg_dump` backups and restores against real servers of every supported major.
+
+mod dump;

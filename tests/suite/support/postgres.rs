@@ -1,0 +1,268 @@
+//! Private PostgreSQL servers: on a Unix socket (and a TCP port if asked), as an ordinary user even when the tests run as
+//! root, gone when the test process is gone, however that ends.
+//!
+//! `shared(major)` is one server a major for the whole run: give databases and roles names of your own.
+//! `Server::start(major)` is one to break.
+
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, OnceLock};
+use std::time::{Duration, Instant};
+
+use strongroom::runtime::{Secret, SecretText};
+
+/// The majors that tests cover.
+pub const MAJORS: [u32; 5] = [14, 15, 16, 17, 18];
+
+/// A running server. Stopped, and its folder removed, when dropped or when this process ends.
+pub struct Server {
+    pub major: u32,
+    dir: PathBuf,
+    port: u16,
+    tcp: bool,
+    // The watchdog ends the server when its standard input is closed.
+    watchdog: Mutex<Child>,
+}
+
+/// The one server of this major that all tests share.
+pub fn shared(major: u32) -> &'static Server {
+    static SERVERS: [OnceLock<Server>; 5] = [const { OnceLock::new() }; 5];
+    let index = MAJORS.iter().position(|m| *m == major).expect("a known major");
+    SERVERS[index].get_or_init(|| Server::start(major))
+}
+
+/// Where the tools of a major are installed. Panics with the remedy if they are not.
+pub fn bin(major: u32) -> PathBuf {
+    let cache = std::env::var_os("STRONGROOM_CACHE")
+        .map_or_else(|| PathBuf::from(std::env::var_os("HOME").expect("HOME")).join(".cache/strongroom"), PathBuf::from);
+    let prefix = format!("postgres-{major}.");
+    let mut found: Vec<PathBuf> = std::fs::read_dir(&cache)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter(|e| e.file_name().to_string_lossy().starts_with(&prefix))
+        .map(|e| e.path().join("bin"))
+        .collect();
+    found.sort();
+    let bin = found.pop();
+    bin.unwrap_or_else(|| panic!("PostgreSQL {major} is not in {}: run `make tools` (tests/tools/postgres.sh)", cache.display()))
+}
+
+impl Server {
+    /// Starts a new, empty server that listens on its socket only.
+    pub fn start(major: u32) -> Self {
+        Self::start_with(major, false, "")
+    }
+
+    /// The same, on a free port of 127.0.0.1 too, with further lines for its `postgresql.conf`.
+    pub fn start_with(major: u32, tcp: bool, config: &str) -> Self {
+        let server = Self::prepare(major, tcp);
+        let initdb = server.as_user("initdb", &["-D", &server.data(), "-U", "postgres", "-A", "trust", "-N", "--encoding=UTF8", "--locale=C"]);
+        run(initdb, "initdb");
+        server.configure(config);
+        server.launch()
+    }
+
+    /// A standby of this server, streaming from it.
+    pub fn standby(&self, config: &str) -> Self {
+        let server = Self::prepare(self.major, false);
+        let (host, port) = (self.socket_dir(), self.port.to_string());
+        run(server.as_user("pg_basebackup", &["-h", &host, "-p", &port, "-U", "postgres", "-D", &server.data(), "-R", "-c", "fast"]), "pg_basebackup");
+        server.configure(config);
+        server.launch()
+    }
+
+    fn prepare(major: u32, tcp: bool) -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let dir = std::env::temp_dir().join(format!("strongroom-pg-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed)));
+        std::fs::create_dir_all(&dir).unwrap();
+        if let Some(user) = user() {
+            run({ let mut c = Command::new("chown"); c.arg(user).arg(&dir); c }, "chown");
+        }
+        let port = if tcp { std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port() } else { 5432 };
+        let idle = Command::new("true").spawn().unwrap();
+        Self { major, dir, port, tcp, watchdog: Mutex::new(idle) }
+    }
+
+    fn configure(&self, more: &str) {
+        let listen = if self.tcp { "127.0.0.1" } else { "" };
+        let text = format!(
+            "unix_socket_directories = '{}'\nlisten_addresses = '{listen}'\nport = {}\nfsync = off\nfull_page_writes = off\nshared_buffers = 32MB\nmax_connections = 60\n{more}\n",
+            self.socket_dir(), self.port
+        );
+        let path = self.dir.join("data/postgresql.conf");
+        let old = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(&path, old + &text).unwrap();
+    }
+
+    fn launch(self) -> Self {
+        self.restart();
+        self
+    }
+
+    /// Starts it (again) and waits until it answers.
+    pub fn restart(&self) {
+        let mut server = self.as_user("postgres", &["-D", &self.data()]);
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.dir.join("log")).unwrap();
+        // A shell that outlives us by a moment: when its input ends, it ends the server and clears the folder away.
+        let script = r#"dir=$1; shift; "$@" </dev/null & wait_for=$!
+            cat >/dev/null
+            kill -QUIT "$(head -n 1 "$dir/data/postmaster.pid")" 2>/dev/null; wait $wait_for; rm -rf "$dir""#;
+        let mut watchdog = Command::new("/bin/sh");
+        watchdog.args(["-c", script, "sh"]).arg(&self.dir).arg(server.get_program()).args(server.get_args());
+        watchdog.stdin(Stdio::piped()).stdout(log.try_clone().unwrap()).stderr(log).process_group(0);
+        server.stdin(Stdio::null());
+        *self.watchdog.lock().unwrap() = watchdog.spawn().expect("start a server");
+        let began = Instant::now();
+        while !self.as_client("pg_isready", &["-q", "-d", "postgres"]).status().unwrap().success() {
+            let log = std::fs::read_to_string(self.dir.join("log")).unwrap_or_default();
+            assert!(began.elapsed() < Duration::from_secs(30), "PostgreSQL {} does not start:\n{log}", self.major);
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    pub fn bin(&self) -> PathBuf {
+        bin(self.major)
+    }
+
+    pub fn socket_dir(&self) -> String {
+        self.dir.to_str().unwrap().to_owned()
+    }
+
+    pub fn data(&self) -> String {
+        self.dir.join("data").to_str().unwrap().to_owned()
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.join("log")).unwrap_or_default()
+    }
+
+    /// A connection string for this role; without a database, `database` is empty.
+    pub fn conninfo(&self, role: &str, database: &str) -> String {
+        let quoted = |v: &str| v.replace('\\', "\\\\").replace('\'', "\\'");
+        let database = if database.is_empty() { String::new() } else { format!(" dbname='{}'", quoted(database)) };
+        format!("host={} port={} user='{}'{database}", self.socket_dir(), self.port, quoted(role))
+    }
+
+    /// The same as a secret, for settings.
+    pub fn url(&self, role: &str, database: &str) -> Secret {
+        Secret::Value(SecretText::new(self.conninfo(role, database)))
+    }
+
+    /// Runs statements as the superuser; panics with the server's words. Returns unaligned rows.
+    #[track_caller]
+    pub fn sql(&self, database: &str, sql: &str) -> String {
+        let output = self.psql(database).arg("-c").arg(sql).output().unwrap();
+        assert!(output.status.success(), "{sql}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
+    }
+
+    /// `psql` as the superuser, to be given its arguments.
+    pub fn psql(&self, database: &str) -> Command {
+        let mut c = self.as_client("psql", &["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1"]);
+        c.env("PGDATABASE", database);
+        c
+    }
+
+    fn as_client(&self, tool: &str, args: &[&str]) -> Command {
+        let mut c = Command::new(self.bin().join(tool));
+        c.args(args).env("PGHOST", self.socket_dir()).env("PGPORT", self.port.to_string()).env("PGUSER", "postgres");
+        c
+    }
+
+    /// Creates a database with this exact name, replacing an old one.
+    #[track_caller]
+    pub fn create_database(&self, name: &str) {
+        let quoted = format!("\"{}\"", name.replace('"', "\"\""));
+        self.sql("postgres", &format!("DROP DATABASE IF EXISTS {quoted}"));
+        self.sql("postgres", &format!("CREATE DATABASE {quoted}"));
+    }
+
+    /// Kills the server process that works for this program: the whole server restarts, as after a crash.
+    pub fn kill_session(&self, program: &str) {
+        let what = format!("SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend' AND application_name IN ('{program}', 'strongroom') AND state = 'active' AND query LIKE 'COPY %'");
+        let pid = self.sql("postgres", &what);
+        run({ let mut c = Command::new("kill"); c.arg("-KILL").args(pid.lines()); c }, "kill");
+    }
+
+    /// Ends the server at once and without a goodbye to anybody (SIGKILL to all its processes' parent).
+    pub fn kill(&self) {
+        let pid = std::fs::read_to_string(self.dir.join("data/postmaster.pid")).unwrap_or_default();
+        let pid = pid.lines().next().unwrap_or_default().to_owned();
+        run({ let mut c = Command::new("kill"); c.arg("-KILL").arg(pid); c }, "kill");
+    }
+
+    /// `pg_ctl stop -m immediate`.
+    pub fn stop_immediate(&self) {
+        run(self.as_user("pg_ctl", &["-D", &self.data(), "stop", "-m", "immediate", "-w"]), "pg_ctl stop");
+    }
+
+    /// A server program as the user it must run as.
+    fn as_user(&self, tool: &str, args: &[&str]) -> Command {
+        let (mut c, bin) = match user() {
+            Some(user) => {
+                let mut c = Command::new("runuser");
+                c.args(["-u", user, "--", "env"]);
+                (c, reachable(&self.bin(), user))
+            }
+            None => (Command::new("env"), self.bin()),
+        };
+        // Or the server's WAL receiver would load whichever libpq the machine has.
+        c.arg(format!("LD_LIBRARY_PATH={}", bin.parent().unwrap().join("lib").display())).arg(bin.join(tool));
+        c.args(args).current_dir("/").stdin(Stdio::null());
+        c
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let watchdog = self.watchdog.get_mut().unwrap();
+        drop(watchdog.stdin.take());
+        watchdog.wait().unwrap();
+    }
+}
+
+/// PostgreSQL refuses to run as root: the user to run it as instead, if we are root.
+fn user() -> Option<&'static str> {
+    static USER: OnceLock<Option<&'static str>> = OnceLock::new();
+    *USER.get_or_init(|| {
+        let answer = |program: &str, args: &[&str]| Command::new(program).args(args).output().ok().filter(|o| o.status.success());
+        let id = answer("id", &["-u"]).map(|o| o.stdout).unwrap_or_default();
+        (id == b"0\n").then(|| if answer("id", &["postgres"]).is_some() { "postgres" } else { "nobody" })
+    })
+}
+
+/// The programs where `user` can reach them: a copy below the temporary directory if the cache lies in a closed home.
+fn reachable(bin: &Path, user: &str) -> PathBuf {
+    static LOCK: Mutex<()> = Mutex::new(());
+    let _one_at_a_time = LOCK.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let works = |bin: &Path| Command::new("runuser").args(["-u", user, "--", "test", "-x"]).arg(bin.join("postgres")).status().is_ok_and(|s| s.success());
+    if works(bin) {
+        return bin.to_owned();
+    }
+    let tree = bin.parent().unwrap();
+    let copies = std::env::temp_dir().join("strongroom-pg-programs");
+    let copy = copies.join(tree.file_name().unwrap());
+    if !works(&copy.join("bin")) {
+        std::fs::create_dir_all(&copies).unwrap();
+        let scratch = tempfile::Builder::new().prefix(".new-").tempdir_in(&copies).unwrap().keep();
+        run({ let mut c = Command::new("cp"); c.arg("-a").arg(tree).arg(scratch.join("tree")); c }, "cp");
+        // Another test process may have been faster; its copy is as good.
+        let renamed = std::fs::rename(scratch.join("tree"), &copy);
+        std::fs::remove_dir_all(&scratch).unwrap();
+        assert!(works(&copy.join("bin")), "{} cannot be run by {user}: {renamed:?}", copy.display());
+    }
+    copy.join("bin")
+}
+
+#[track_caller]
+fn run(mut command: Command, what: &str) {
+    let output = command.output().unwrap_or_else(|e| panic!("{what}: {e}"));
+    assert!(output.status.success(), "{what} failed: {}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+}
