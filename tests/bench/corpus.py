@@ -194,14 +194,30 @@ class Cluster:
 
     def sql(self, text, database="postgres"):
         command = [f"{self.bin}/psql", "-X", "-At", "-v", "ON_ERROR_STOP=1", "-c", text, self.url(database)]
-        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+        return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
 
     def url(self, database):
         return f"postgresql://postgres@/{database}?host={urllib.parse.quote(self.folder, safe='')}"
 
-    def pgbench_init(self, scale, fill=100, database="bench"):
-        """pgbench's tables, about 15 MB a scale; `fill`: how full pages are made, so that updates find room there."""
+    def pgbench_init(self, scale, database="bench"):
+        """pgbench's tables, about 15 MB a scale."""
         self.sql(f"CREATE DATABASE {database}")
-        command = [f"{self.bin}/pgbench", "-q", "-i", "-s", str(scale), "-F", str(fill), self.url(database)]
+        command = [f"{self.bin}/pgbench", "-q", "-i", "-s", str(scale), self.url(database)]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.sql("CHECKPOINT", database)
+
+    def ledger(self, rows, database="ledger"):
+        """Rows of about 170 bytes that compress as real ones do: ids, names from a small set, amounts, times, free text.
+        Pages are filled by half, so that an updated row finds room in its own page (an update in place)."""
+        self.sql(f"CREATE DATABASE {database}")
+        self.sql(
+            "CREATE TABLE ledger (id bigint, account uuid, kind text, amount numeric(12, 2), booked timestamptz, version int, note text)"
+            " WITH (fillfactor = 45)", database)
+        self.sql(
+            "INSERT INTO ledger SELECT i, md5((i::bigint * 7919 % 100000)::text)::uuid, (ARRAY['sale', 'refund', 'fee', 'transfer'])[1 + i % 4],"
+            " (random() * 10000)::numeric(12, 2), timestamptz '2026-01-01 00:00+00' + i * interval '3.7 seconds', 1,"
+            " 'invoice ' || md5(i::text) || ' for order ' || (random() * 1e9)::bigint || ', paid by ' || (ARRAY['card', 'transfer'])[1 + i % 2]"
+            f" FROM generate_series(1, {rows}) i", database)
+        self.sql("ALTER TABLE ledger ADD PRIMARY KEY (id)", database)
+        self.sql("VACUUM ANALYZE ledger", database)
         self.sql("CHECKPOINT", database)
