@@ -26,8 +26,16 @@ fn main() {
             chunks.extend(chunk(file));
         }
     });
-    let hash_one = rate(bytes, || chunks.iter().for_each(|c| drop(std::hint::black_box(sha256(c)))));
-    let hash_many = rate(bytes, || chunks.chunks(LANES * 4).for_each(|c| drop(std::hint::black_box(sha256_many(c)))));
+    let hash_one = rate(bytes, || {
+        for chunk in &chunks {
+            std::hint::black_box(sha256(chunk));
+        }
+    });
+    let hash_many = rate(bytes, || {
+        for batch in chunks.chunks(LANES * 4) {
+            std::hint::black_box(sha256_many(batch));
+        }
+    });
 
     let mut levels = serde_json::Map::new();
     let mut packed = Vec::new();
