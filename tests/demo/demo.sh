@@ -43,6 +43,28 @@ else
     cargo build --locked --release --bin strongroom
     bin=${CARGO_TARGET_DIR:-$repo/target}/release/strongroom
 fi
+step "Making a directory of real files, with what makes backups hard"
+volume=$work/volume
+mkdir -p "$volume/empty" "$volume/media"
+# A copy of real files: crate sources if there are some, else this repository.
+sources=$(find "${CARGO_HOME:-$HOME/.cargo}/registry/src" -mindepth 1 -maxdepth 1 -type d 2>/dev/null | head -n 1 || true)
+[ -n "$sources" ] || sources=$repo
+find "$sources" -mindepth 1 -maxdepth 1 -name '[a-m]*' -exec cp -r --preserve=mode,timestamps -t "$volume" {} +
+head -c 30000000 /dev/urandom >"$volume/media/film.bin"
+truncate -s 1G "$volume/sparse.img"
+printf 'in the middle' | dd of="$volume/sparse.img" bs=1 seek=500000000 conv=notrunc status=none
+ln "$volume/media/film.bin" "$volume/media/the same film.bin"
+ln -s ../nowhere "$volume/media/dangling"
+printf x >"$volume/"$'new\nline "quote" \\ back \xff not UTF-8 \xc2\xa0'
+printf x >"$volume/$(printf 'é%.0s' {1..127})"
+mkfifo "$volume/fifo"
+touch -d '1970-01-01 00:00:01.000000001 UTC' "$volume/empty"
+touch -d '2200-01-01 00:00:00.123456789 UTC' "$volume/fifo"
+printf '#!/bin/sh\n' >"$volume/tool"
+chmod 4755 "$volume/tool"
+! command -v setfattr >/dev/null || setfattr -n user.color -v 0x00ff0a "$volume/tool"
+say "$(du -sh "$volume" | cut -f1) in $(find "$volume" | wc -l) entries"
+
 step "Setting up a private PostgreSQL 17"
 pg=$(tests/tools/postgres.sh 17)
 mkdir "$work/pg"
@@ -79,28 +101,6 @@ sql -d postgres -c 'CREATE DATABASE demo'
 "$pg/bin/pgbench" -q -i -s "${DEMO_SCALE:-10}" -h "$work/pg" -U postgres demo >/dev/null 2>&1
 sql -d demo -f tests/demo/load.sql >/dev/null
 say "$(sql -d demo -Atc 'SELECT pg_size_pretty(pg_database_size(current_database()))') in $(sql -d demo -Atc "SELECT count(*) FROM pg_tables WHERE schemaname IN ('public', 'shop')") tables"
-
-step "Making a directory of real files, with what makes backups hard"
-volume=$work/volume
-mkdir -p "$volume/empty" "$volume/media"
-# A copy of real files: crate sources if there are some, else this repository.
-sources=$(find "${CARGO_HOME:-$HOME/.cargo}/registry/src" -mindepth 1 -maxdepth 1 -type d 2>/dev/null | head -n 1 || true)
-[ -n "$sources" ] || sources=$repo
-find "$sources" -mindepth 1 -maxdepth 1 -name '[a-m]*' -exec cp -r --preserve=mode,timestamps -t "$volume" {} +
-head -c 30000000 /dev/urandom >"$volume/media/film.bin"
-truncate -s 1G "$volume/sparse.img"
-printf 'in the middle' | dd of="$volume/sparse.img" bs=1 seek=500000000 conv=notrunc status=none
-ln "$volume/media/film.bin" "$volume/media/the same film.bin"
-ln -s ../nowhere "$volume/media/dangling"
-printf x >"$volume/"$'new\nline "quote" \\ back \xff not UTF-8 \xc2\xa0'
-printf x >"$volume/$(printf 'é%.0s' {1..127})"
-mkfifo "$volume/fifo"
-touch -d '1970-01-01 00:00:01.000000001 UTC' "$volume/empty"
-touch -d '2200-01-01 00:00:00.123456789 UTC' "$volume/fifo"
-printf '#!/bin/sh\n' >"$volume/tool"
-chmod 4755 "$volume/tool"
-! command -v setfattr >/dev/null || setfattr -n user.color -v 0x00ff0a "$volume/tool"
-say "$(du -sh "$volume" | cut -f1) in $(find "$volume" | wc -l) entries"
 
 # --- The configuration: three jobs, a schedule seconds away ------------------------------------------------------------
 port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
