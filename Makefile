@@ -35,7 +35,7 @@ image: ## the container image, with docker, podman or buildah (ARGS="--tag NAME 
 lint: lint-k8s ## formatting, clippy, documentation, licences and bans, scripts, manifests
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
-	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
+	RUSTDOCFLAGS="-D warnings -A rustdoc::private-intra-doc-links" cargo doc --locked --no-deps --document-private-items
 	"$$(tests/tools/cargo-deny.sh)/bin/cargo-deny" --log-level error --locked check bans licenses sources
 	for script in $(SCRIPTS); do bash -n $$script; done
 	python3 -m compileall -q tests
