@@ -196,6 +196,7 @@ listing() { # every entry with type, mode, owner, links, time and target; every 
 listing "$volume" >"$work/volume.list"
 listing "$work/restored" >"$work/restored.list"
 cmp "$work/volume.list" "$work/restored.list" || { diff -a "$work/volume.list" "$work/restored.list" | head -n 20; fail "the restored directory differs"; }
+[ "$(stat -c %b "$work/restored/sparse.img")" -lt 10000 ] || fail "the sparse file came back without its holes"
 say "files:    $(find "$volume" | wc -l) entries equal: contents, modes, owners, times, links, extended attributes"
 
 sql -d demo -c 'COPY (SELECT * FROM shop.revenue ORDER BY state) TO STDOUT' | cmp - "$work/revenue.tsv" || fail "the restored command output differs"
