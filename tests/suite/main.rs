@@ -6,6 +6,7 @@ mod backup;
 mod config;
 mod engine;
 mod command;
+mod documents;
 mod judges;
 mod pg_dump;
 mod repository;
