@@ -2,10 +2,14 @@
 
 pub mod backup;
 mod context;
+mod collect;
 pub mod daemon;
 pub mod facts;
 pub mod init;
+pub mod job;
 pub mod ls;
+pub mod prune;
+pub mod retention;
 pub mod select;
 pub mod snapshots;
 mod store;

@@ -1,0 +1,115 @@
+//! `strongroom prune`: applies retention, then collects what no snapshot needs any more.
+//!
+//! Order: exclusive lock → snapshots are listed under it → snapshots go, oldest first → what only they needed is collected.
+//! A crash between any two steps leaves data that nothing refers to, which the next prune collects.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::retention::{self, Retained};
+use super::{Context, collect, lock_holder};
+use crate::config::settings::{Job, Tenant};
+use crate::error::{Context as _, Error, Kind, Result};
+use crate::model::Selector;
+use crate::repository::{LockMode, RepoLock, Repository, Snapshot};
+
+/// How to prune.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Options {
+    /// Only the plan: takes no exclusive lock and changes nothing.
+    pub dry_run: bool,
+    /// Remove even an unusual share of a job's snapshots (`--force`).
+    pub force: bool,
+    /// How long to wait for a lock.
+    pub lock_wait: Duration,
+}
+
+/// What happened to one tenant's repository. The `--json` output of `prune` is a list of these.
+#[derive(Debug, Serialize)]
+pub struct Pruned {
+    /// Whose.
+    pub tenant: String,
+    /// Whether this is only a plan.
+    pub dry_run: bool,
+    /// The plan of each job, and how far it was followed.
+    pub jobs: Vec<Retained>,
+    /// Snapshots of jobs that are not in the configuration: number by job. They stay.
+    pub unconfigured: BTreeMap<String, usize>,
+    /// Snapshots without a job's tag, made by other programs. They stay.
+    pub foreign: usize,
+}
+
+/// Prunes the tenants or the job that a selector names. Each tenant is pruned even if another one failed.
+///
+/// # Errors
+/// [`Kind::Usage`] for a name that does not exist. Beside each report, what went wrong with that tenant: a guard's refusal
+/// ([`Kind::Failed`]; the plan is in the report), [`Kind::Locked`], the store's failures.
+pub async fn run(ctx: &Context, selector: Option<&Selector>, options: Options) -> Result<Vec<(Pruned, Option<Error>)>> {
+    let mut out = Vec::new();
+    // A mistyped job is found before anything is touched.
+    ctx.jobs(selector)?;
+    for tenant in ctx.tenants(selector)? {
+        ctx.cancel().check()?;
+        let jobs: Vec<&Job> = tenant.jobs.values().filter(|j| selector.and_then(|s| s.job.as_ref()).is_none_or(|name| *name == j.name)).collect();
+        let mut pruned = Pruned { tenant: tenant.name.to_string(), dry_run: options.dry_run, jobs: Vec::new(), unconfigured: BTreeMap::new(), foreign: 0 };
+        let done = tenant_repository(ctx, tenant, &jobs, options, &mut pruned).await;
+        out.push((pruned, done.context(|| format!("prune the repository of tenant {}", tenant.name)).err()));
+    }
+    Ok(out)
+}
+
+async fn tenant_repository(ctx: &Context, tenant: &Tenant, jobs: &[&Job], options: Options, pruned: &mut Pruned) -> Result<()> {
+    let repo = ctx.repository(&tenant.name).await?;
+    let lock = lock(ctx, &repo, options).await?;
+    let done = under_lock(ctx, &repo, tenant, jobs, options, lock.as_ref(), pruned).await;
+    let released = match &lock {
+        Some(lock) => lock.release().await,
+        None => Ok(()),
+    };
+    done?;
+    released
+}
+
+/// Exclusive, but for a dry run, which only keeps others from removing what it looks at, and goes on without where it may not lock.
+async fn lock(ctx: &Context, repo: &Repository, options: Options) -> Result<Option<RepoLock>> {
+    let mode = if options.dry_run { LockMode::Shared } else { LockMode::Exclusive };
+    match repo.lock_within(mode, &lock_holder(), options.lock_wait, ctx.cancel()).await {
+        Ok(lock) => Ok(Some(lock)),
+        Err(e) if options.dry_run && e.kind() == Kind::Denied => {
+            tracing::warn!("going on without a lock: {}", e.chain());
+            Ok(None)
+        }
+        Err(e) => Err(e),
+    }
+}
+
+async fn under_lock(ctx: &Context, repo: &Repository, tenant: &Tenant, jobs: &[&Job], options: Options, lock: Option<&RepoLock>, pruned: &mut Pruned) -> Result<()> {
+    let snapshots = repo.load_snapshots().await?;
+    count_others(tenant, &snapshots, pruned);
+    let mut refused = None;
+    for job in jobs {
+        let rules = retention::Options { dry_run: options.dry_run, force: options.force };
+        let (retained, refusal) = retention::apply(ctx, repo, job, &snapshots, lock, rules).await?;
+        pruned.jobs.push(retained);
+        refused = refused.or(refusal);
+    }
+    if let (false, Some(lock)) = (options.dry_run, lock) {
+        collect::run(ctx, repo, lock).await.context(|| "collect what no snapshot needs")?;
+    }
+    match refused {
+        Some(refusal) => Err(refusal),
+        None => Ok(()),
+    }
+}
+
+fn count_others(tenant: &Tenant, snapshots: &[Snapshot], pruned: &mut Pruned) {
+    for snapshot in snapshots {
+        match snapshot.file.tag("job") {
+            None => pruned.foreign += 1,
+            Some(job) if tenant.jobs.keys().any(|name| name.as_str() == job) => {}
+            Some(job) => *pruned.unconfigured.entry(job.to_owned()).or_default() += 1,
+        }
+    }
+}
