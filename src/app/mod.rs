@@ -1,19 +1,28 @@
 //! The use cases, one file each: what each command does, readable as prose.
 
 pub mod backup;
+pub mod cat;
+pub mod collect;
 mod context;
-mod collect;
+pub mod coverage;
 pub mod daemon;
+pub mod diff;
+pub mod doctor;
 pub mod facts;
+pub mod hold;
 pub mod init;
 pub mod job;
+pub mod keys;
 pub mod ls;
 pub mod prune;
 pub mod retention;
 pub mod select;
+mod server;
 pub mod snapshots;
+pub mod status;
 mod store;
 mod tree_path;
+pub mod unlock;
 
 use std::path::PathBuf;
 
@@ -32,4 +41,20 @@ fn cache_dir(settings: &Settings) -> Option<PathBuf> {
     let of = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|p| p.is_absolute());
     let user = || of("XDG_CACHE_HOME").or_else(|| Some(of("HOME")?.join(".cache")));
     settings.cache_dir.clone().or_else(|| Some(user()?.join("strongroom")))
+}
+
+/// `3m20s`, `2h5m`, `14d3h`: the two largest units.
+#[must_use]
+pub fn format_age(seconds: f64) -> String {
+    let mut rest = seconds.max(0.0) as u64;
+    let mut out = String::new();
+    let mut units = 0;
+    for (name, length) in [("d", 86_400), ("h", 3600), ("m", 60), ("s", 1)] {
+        if rest >= length && units < 2 {
+            out.push_str(&format!("{}{name}", rest / length));
+            rest %= length;
+            units += 1;
+        }
+    }
+    if out.is_empty() { "0s".into() } else { out }
 }
