@@ -1,5 +1,7 @@
 //! Jobs as the daemon and the one-shot command run them: leases, catching up, retention, pruning, reloads, ends.
 
+mod process;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
