@@ -1,5 +1,6 @@
 //! The use cases, one file each: what each command does, readable as prose.
 
+mod altered;
 pub mod backup;
 pub mod cat;
 pub mod collect;

@@ -6,8 +6,8 @@
 use jiff::tz::TimeZone;
 use serde::Serialize;
 
-use super::Context;
 use super::facts::{HOLD, is_complete};
+use super::{Context, altered};
 use crate::config::settings::Job;
 use crate::error::{Context as _, Error, Result};
 use crate::model::{Id, TenantName, Time};
@@ -98,7 +98,8 @@ pub struct Options {
 /// The store's failures. What was removed until then stays removed; running it again does the rest.
 pub async fn apply(ctx: &Context, repo: &Repository, rules: &Rules, snapshots: &[Snapshot], lock: Option<&RepoLock>, options: Options) -> Result<(JobPrune, Option<Error>)> {
     let what = || format!("apply retention of {}/{}", rules.tenant, rules.job);
-    let candidates: Vec<Candidate> = snapshots.iter().map(candidate).collect();
+    let altered = altered::find(repo, snapshots).await.context(what)?;
+    let candidates: Vec<Candidate> = snapshots.iter().map(|s| candidate(s, altered.contains(&s.id))).collect();
     // Both clocks as close together as can be had.
     let store_now = ctx.store_time(repo.store()).await.context(what)?;
     let guards = Guards { force: options.force, zone: rules.zone.clone(), ..Guards::new(ctx.clock().now(), store_now) };
@@ -130,7 +131,7 @@ pub async fn apply(ctx: &Context, repo: &Repository, rules: &Rules, snapshots: &
 }
 
 /// What retention needs to know of a snapshot.
-fn candidate(snapshot: &Snapshot) -> Candidate {
+fn candidate(snapshot: &Snapshot, altered: bool) -> Candidate {
     let file = &snapshot.file;
     Candidate {
         id: snapshot.id,
@@ -138,6 +139,7 @@ fn candidate(snapshot: &Snapshot) -> Candidate {
         end: Some(file.end()),
         job: file.tag("job").map(str::to_owned),
         complete: is_complete(file),
+        altered,
         hold: file.has_tag(HOLD),
         size: file.summary.as_ref().map_or(0, |s| s.total_bytes_processed),
     }

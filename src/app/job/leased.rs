@@ -79,7 +79,7 @@ impl Held {
     pub(super) async fn release(mut self) {
         if let Some(stop) = self.stop.take() {
             // The task is gone if the lease was lost, and then there is nothing to give back.
-            let _ = stop.send(());
+            stop.send(()).ok();
         }
         let Ok(Some(lease)) = (&mut self.task).await else { return };
         if let Err(e) = lease.release().await {

@@ -141,6 +141,10 @@ async fn end_after(timeout: Duration, cancel: Cancel, late: Arc<AtomicBool>) {
     tokio::time::sleep(timeout).await;
     late.store(true, Relaxed);
     cancel.cancel();
+    loop {
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        tracing::error!("the run was told to stop when its timeout passed, and has not ended yet");
+    }
 }
 
 /// Takes the lease, runs, gives it back. Returns the number of attempts beyond the first too.

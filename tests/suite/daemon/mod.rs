@@ -245,6 +245,32 @@ async fn prune_shows_its_plan_follows_it_and_leaves_the_rest() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_another_program_altered_pushes_nothing_out() {
+    let world = World::new().await;
+    let ctx = world.ctx("files: { volume: { path: DATA }, keep: { last: 2 } }");
+    for n in 0..3 {
+        std::fs::write(world.path().join("data/file"), format!("content {n}")).unwrap();
+        report(run(&ctx, "files", &asked()).await.unwrap());
+    }
+    let repo = ctx.repository(&"acme".parse().unwrap()).await.unwrap();
+    let mut all = repo.load_snapshots().await.unwrap();
+    // The newest one loses its content, as by `restic rewrite --exclude`; the one before is only held and let go again.
+    let (newest, before) = (all.pop().unwrap(), all.pop().unwrap());
+    let reader = repo.reader(repo.load_index().await.unwrap());
+    let own = tokio::task::spawn_blocking(move || reader.tree(newest.file.tree).unwrap().into_iter().find(|n| n.name == b".strongroom").unwrap()).await.unwrap();
+    let strongroom::model::NodeKind::Dir { subtree: Some(tree) } = own.kind else { panic!("{own:?}") };
+    repo.save_snapshot(&SnapshotFile { tree, original: Some(newest.id), ..newest.file }).await.unwrap();
+    repo.save_snapshot(&SnapshotFile { original: Some(before.id), ..before.file }).await.unwrap();
+    repo.remove_snapshot(newest.id).await.unwrap();
+    repo.remove_snapshot(before.id).await.unwrap();
+    let (plan, _) = prune_once(&ctx, prune::Options { dry_run: true, ..prune::Options::default() }).await;
+    let actions: Vec<Action> = plan.jobs[0].snapshots.iter().map(|s| s.action).collect();
+    assert_eq!(actions, [Action::Keep, Action::Keep, Action::Keep], "{:?}", plan.jobs[0].snapshots);
+    assert!(plan.jobs[0].snapshots[0].reasons[0].contains("altered"), "{:?}", plan.jobs[0].snapshots);
+    assert!(!plan.jobs[0].snapshots[1].reasons[0].contains("altered"), "{:?}", plan.jobs[0].snapshots);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn prune_refuses_an_unusual_share_until_forced_and_waits_for_nobody() {
     let world = World::new().await;
     let ctx = world.ctx(FILES);
