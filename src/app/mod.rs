@@ -5,8 +5,10 @@ pub mod cat;
 mod collect;
 mod context;
 pub mod coverage;
+pub mod daemon;
 pub mod diff;
 pub mod doctor;
+
 pub mod facts;
 pub mod hold;
 pub mod init;

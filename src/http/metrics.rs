@@ -161,6 +161,13 @@ impl Metrics {
     }
 }
 
+/// The Prometheus text.
+impl std::fmt::Display for Metrics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&super::text::prometheus(&self.open_metrics()))
+    }
+}
+
 pub(super) fn seconds(t: Time) -> f64 {
     t.secs as f64 + f64::from(t.nanos) / 1e9
 }

@@ -172,11 +172,11 @@ impl ConnectionSettings {
             Some(endpoint) => self.password_for(endpoint)?,
             None => None,
         };
-        if let Some(password) = password {
-            program = program.env("PGPASSWORD", password.expose());
-        }
-        // What the file says is in PGPASSWORD already.
-        Ok(program.env("PGPASSFILE", "/dev/null"))
+        Ok(match password {
+            Some(password) => program.env("PGPASSWORD", password.expose()),
+            // The file was looked at already. libpq warns of one that is no plain file, not of one that cannot exist.
+            None => program.env("PGPASSFILE", "/dev/null/none"),
+        })
     }
 
     /// The argument for a tool's `--dbname`: the database, and the parameters that no variable carries. No secrets.

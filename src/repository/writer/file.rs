@@ -2,6 +2,7 @@
 
 use std::io::{self, Read, Write};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
@@ -78,7 +79,9 @@ impl FileWriter {
         self.hand_in().map_err(|e| Error::new(Kind::Failed, "store a file").because(e))?;
         let mut state = self.slots.state.lock();
         while state.done < self.blobs && !state.failed {
-            self.slots.changed.wait(&mut state);
+            // Woken by the last blob; the limit is for a lane that was lost with our blob.
+            let lost = self.slots.changed.wait_for(&mut state, Duration::from_secs(1)).timed_out() && self.writer.check().is_err();
+            state.failed |= lost;
         }
         if state.failed {
             drop(state);

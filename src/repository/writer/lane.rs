@@ -1,5 +1,6 @@
 //! One thread of the pipeline: takes chunks in batches, names them, stores the new ones.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -38,7 +39,15 @@ impl Lane {
                 bytes += job.data.len();
                 batch.push(job);
             }
-            self.store(&mut batch);
+            let bytes: u64 = batch.iter().map(|j| j.data.len() as u64).sum();
+            // A bug must end the run with an error, not leave everybody waiting for this lane.
+            let stored = catch_unwind(AssertUnwindSafe(|| self.store(&mut batch)));
+            if stored.is_err() {
+                self.shared.fail(Error::new(Kind::Bug, "a thread of the writer ended abnormally"));
+                batch.clear();
+                // What of it was given back already does not matter: the count never goes below zero.
+                self.shared.gate.leave(bytes);
+            }
         }
     }
 

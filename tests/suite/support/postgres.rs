@@ -184,6 +184,13 @@ impl Server {
         self.sql("postgres", &format!("CREATE DATABASE {quoted}"));
     }
 
+    /// Kills the server process that works for this program: the whole server restarts, as after a crash.
+    pub fn kill_session(&self, program: &str) {
+        let what = format!("SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend' AND application_name IN ('{program}', 'strongroom') AND state = 'active' AND query LIKE 'COPY %'");
+        let pid = self.sql("postgres", &what);
+        run({ let mut c = Command::new("kill"); c.arg("-KILL").args(pid.lines()); c }, "kill");
+    }
+
     /// Ends the server at once and without a goodbye to anybody (SIGKILL to all its processes' parent).
     pub fn kill(&self) {
         let pid = std::fs::read_to_string(self.dir.join("data/postmaster.pid")).unwrap_or_default();
@@ -198,14 +205,16 @@ impl Server {
 
     /// A server program as the user it must run as.
     fn as_user(&self, tool: &str, args: &[&str]) -> Command {
-        let mut c = match user() {
+        let (mut c, bin) = match user() {
             Some(user) => {
                 let mut c = Command::new("runuser");
-                c.args(["-u", user, "--"]).arg(reachable(&self.bin(), user).join(tool));
-                c
+                c.args(["-u", user, "--", "env"]);
+                (c, reachable(&self.bin(), user))
             }
-            None => Command::new(self.bin().join(tool)),
+            None => (Command::new("env"), self.bin()),
         };
+        // Or the server's WAL receiver would load whichever libpq the machine has.
+        c.arg(format!("LD_LIBRARY_PATH={}", bin.parent().unwrap().join("lib").display())).arg(bin.join(tool));
         c.args(args).current_dir("/").stdin(Stdio::null());
         c
     }

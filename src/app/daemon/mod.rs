@@ -1,0 +1,7 @@
+//! `strongroom run`: the daemon.
+
+mod scheduler;
+mod turn;
+
+#[cfg(test)]
+mod tests;

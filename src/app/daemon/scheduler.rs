@@ -1,0 +1,189 @@
+//! Which job starts when, within the limits. No I/O, no tasks, no clock: told the time and what ended.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use crate::model::Time;
+use crate::schedule::{Schedule, Start};
+
+/// While another process runs a job, it is asked for again after this long.
+const ELSEWHERE_PAUSE: Duration = Duration::from_secs(15);
+
+/// A job as the configuration has it. `T` is what runs it.
+#[derive(Debug, Clone)]
+pub(super) struct Entry<T> {
+    /// `tenant/job`.
+    pub(super) name: String,
+    /// Jobs with the same text share a store and its limit.
+    pub(super) store: String,
+    /// When it runs.
+    pub(super) schedule: Schedule,
+    /// Runs it.
+    pub(super) task: T,
+}
+
+/// How many jobs may run at the same time.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    /// Altogether.
+    pub(super) total: usize,
+    /// On one store.
+    pub(super) per_store: usize,
+}
+
+/// A job to start now.
+#[derive(Debug)]
+pub(super) struct Due<T> {
+    pub(super) name: String,
+    /// The time that the schedule named.
+    pub(super) due: Time,
+    pub(super) task: T,
+}
+
+/// How a run ended, as far as the schedule cares.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Settled {
+    /// It ran, here or elsewhere, and began at that time; or it failed for good and its next time comes.
+    At(Time),
+    /// Another process is at it: ask again soon.
+    Elsewhere,
+}
+
+/// The state of all jobs.
+#[derive(Debug)]
+pub(super) struct Scheduler<T> {
+    jobs: BTreeMap<String, State<T>>,
+    limits: Limits,
+}
+
+#[derive(Debug)]
+struct State<T> {
+    entry: Entry<T>,
+    /// Begin of the last run that is known of.
+    last: Option<Time>,
+    /// Until the repository has told, runs that were missed before this time are not known of, and not caught up.
+    unknown_since: Option<Time>,
+    running: Option<Running>,
+    not_before: Option<Time>,
+    /// Not in the configuration any more; forgotten when it ends.
+    gone: bool,
+}
+
+#[derive(Debug)]
+struct Running {
+    store: String,
+    /// What `last` was before.
+    before: Option<Time>,
+}
+
+impl<T: Clone> Scheduler<T> {
+    pub(super) fn new(limits: Limits) -> Self {
+        Self { jobs: BTreeMap::new(), limits }
+    }
+
+    /// Puts a configuration in force. Jobs that are running go on as they are. Returns the new jobs, whose history has
+    /// to be [`Scheduler::learned`], and those that are gone.
+    pub(super) fn replace(&mut self, entries: Vec<Entry<T>>, limits: Limits, now: Time) -> (Vec<String>, Vec<String>) {
+        self.limits = limits;
+        let (mut new, mut names) = (Vec::new(), BTreeSet::new());
+        for entry in entries {
+            names.insert(entry.name.clone());
+            match self.jobs.get_mut(&entry.name) {
+                // Elsewhere means another history.
+                Some(state) if state.entry.store == entry.store => {
+                    state.entry = entry;
+                    state.gone = false;
+                }
+                Some(state) => {
+                    new.push(entry.name.clone());
+                    state.entry = entry;
+                    (state.gone, state.last, state.unknown_since, state.not_before) = (false, None, Some(now), None);
+                }
+                None => {
+                    new.push(entry.name.clone());
+                    let name = entry.name.clone();
+                    let state = State { entry, last: None, unknown_since: Some(now), running: None, not_before: None, gone: false };
+                    self.jobs.insert(name, state);
+                }
+            }
+        }
+        let gone: Vec<String> = self.jobs.iter().filter(|(n, s)| !s.gone && !names.contains(*n)).map(|(n, _)| n.clone()).collect();
+        for name in &gone {
+            match self.jobs.get_mut(name) {
+                Some(state) if state.running.is_some() => state.gone = true,
+                _ => drop(self.jobs.remove(name)),
+            }
+        }
+        (new, gone)
+    }
+
+    /// The repository told when the last complete backup of a job began; `None`: there is none.
+    pub(super) fn learned(&mut self, name: &str, last: Option<Time>) {
+        if let Some(state) = self.jobs.get_mut(name) {
+            state.unknown_since = None;
+            state.last = state.last.max(last);
+        }
+    }
+
+    /// The jobs to start now; they count as running from here on.
+    pub(super) fn due(&mut self, now: Time) -> Vec<Due<T>> {
+        let mut ready: Vec<(Start, String)> = self.plans(now).filter(|(_, start)| start.at <= now).map(|(name, start)| (start, name.to_owned())).collect();
+        // The longest overdue first.
+        ready.sort_by(|(a, an), (b, bn)| (a.due, an).cmp(&(b.due, bn)));
+        let mut out = Vec::new();
+        for (start, name) in ready {
+            if self.running() >= self.limits.total {
+                break;
+            }
+            let store = self.jobs.get(&name).map(|s| s.entry.store.clone()).unwrap_or_default();
+            let on_store = self.jobs.values().filter(|s| s.running.as_ref().is_some_and(|r| r.store == store)).count();
+            if on_store >= self.limits.per_store {
+                continue;
+            }
+            if let Some(state) = self.jobs.get_mut(&name) {
+                state.running = Some(Running { store, before: state.last });
+                (state.last, state.not_before) = (Some(now), None);
+                out.push(Due { name, due: start.due, task: state.entry.task.clone() });
+            }
+        }
+        out
+    }
+
+    /// A run ended. Returns whether the job is still in the configuration.
+    pub(super) fn settled(&mut self, name: &str, how: Settled, now: Time) -> bool {
+        let Some(state) = self.jobs.get_mut(name) else { return false };
+        let before = state.running.take().and_then(|r| r.before);
+        if state.gone {
+            self.jobs.remove(name);
+            return false;
+        }
+        match how {
+            Settled::At(begun) => state.last = Some(begun),
+            Settled::Elsewhere => {
+                state.last = before;
+                state.not_before = Some(Time::new(now.secs.saturating_add(ELSEWHERE_PAUSE.as_secs().cast_signed()), now.nanos));
+            }
+        }
+        true
+    }
+
+    /// When [`Scheduler::due`] has to be asked again if nothing else happens.
+    pub(super) fn wake(&self, now: Time) -> Option<Time> {
+        // What is overdue waits for something to end.
+        self.plans(now).map(|(_, start)| start.at).filter(|at| *at > now).min()
+    }
+
+    /// When each job that is not running starts next.
+    pub(super) fn plans(&self, now: Time) -> impl Iterator<Item = (&str, Start)> {
+        self.jobs.iter().filter(|(_, s)| s.running.is_none()).filter_map(move |(name, state)| {
+            let mut start = state.entry.schedule.next_start(state.last.or(state.unknown_since), now)?;
+            start.at = start.at.max(state.not_before.unwrap_or(start.at));
+            Some((name.as_str(), start))
+        })
+    }
+
+    /// How many jobs run.
+    pub(super) fn running(&self) -> usize {
+        self.jobs.values().filter(|s| s.running.is_some()).count()
+    }
+}

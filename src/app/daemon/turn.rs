@@ -1,0 +1,293 @@
+//! The loop: starts what is due, takes note of what ended, learns what the repositories know, takes over new
+//! configurations, and ends in order.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinSet;
+use tracing::Instrument;
+
+use super::scheduler::{Due, Entry, Limits, Scheduler, Settled};
+use crate::error::{Error, Kind, Result};
+use crate::http::{Health, Metrics};
+use crate::model::Time;
+use crate::runtime::{Cancel, Clock};
+
+/// The clock is looked at this often even if nothing is due, since it may jump.
+const LOOK: Duration = Duration::from_secs(20);
+/// Histories asked for at the same time.
+const LOOKUPS: usize = 4;
+/// Between two questions to a repository that did not answer: at first, and at most.
+const LOOKUP_PAUSE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(300));
+
+/// What the daemon does with a job. Cheap to clone behind its [`Arc`].
+#[async_trait]
+pub(super) trait Task: Send + Sync + fmt::Debug {
+    /// When the last complete backup in the repository began.
+    ///
+    /// # Errors
+    /// When that could not be found out, which is not the same as "there is none".
+    async fn last_success(&self) -> Result<Option<Time>>;
+
+    /// Runs the job to its end, retries and retention included, unless it is done already or running elsewhere.
+    /// Ends soon after `cancel` fires.
+    async fn run(&self, due: Time, cancel: &Cancel) -> Ended;
+}
+
+/// How a run ended. Failures have been logged and counted where they happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// A backup that began at that time is in the repository.
+    Done(Time),
+    /// The run failed for good, or was cancelled.
+    Failed,
+    /// Another process holds the job's lease.
+    Elsewhere,
+}
+
+/// A configuration, ready to be put in force.
+#[derive(Debug)]
+pub(super) struct Loaded {
+    pub(super) entries: Vec<Entry<Arc<dyn Task>>>,
+    pub(super) limits: Limits,
+}
+
+/// What the loop is told from outside.
+#[derive(Debug)]
+pub(super) enum Event {
+    /// A new configuration is in force from now on.
+    Replace(Loaded),
+}
+
+/// What a repository answered.
+#[derive(Debug)]
+struct Told {
+    name: String,
+    /// Which lookup it was; an answer to an earlier one is not wanted any more.
+    number: u64,
+    last: Option<Time>,
+}
+
+/// The running daemon.
+pub(super) struct Turn {
+    scheduler: Scheduler<Arc<dyn Task>>,
+    clock: Arc<dyn Clock>,
+    health: Health,
+    metrics: Metrics,
+    /// Fires for runs when the process ends.
+    runs: Cancel,
+    tasks: JoinSet<(String, Time, Ended)>,
+    lookups: JoinSet<Option<Told>>,
+    at_once: Arc<Semaphore>,
+    /// Jobs with a lookup under way: its number, and what ends it.
+    asked: BTreeMap<String, (u64, Cancel)>,
+    asked_count: u64,
+}
+
+impl Turn {
+    pub(super) fn new(clock: Arc<dyn Clock>, health: Health, metrics: Metrics) -> Self {
+        Self {
+            scheduler: Scheduler::new(Limits { total: 1, per_store: 1 }),
+            clock,
+            health,
+            metrics,
+            runs: Cancel::new(),
+            tasks: JoinSet::new(),
+            lookups: JoinSet::new(),
+            at_once: Arc::new(Semaphore::new(LOOKUPS)),
+            asked: BTreeMap::new(),
+            asked_count: 0,
+        }
+    }
+
+    /// Turns until `stop` fires, then cancels what runs and waits for it, at most for `grace`.
+    ///
+    /// # Errors
+    /// [`Kind::Cancelled`] if something still ran at the end of `grace`.
+    pub(super) async fn run(mut self, first: Loaded, mut events: mpsc::Receiver<Event>, stop: Cancel, grace: Duration) -> Result<()> {
+        self.replace(first);
+        self.health.ready();
+        loop {
+            self.health.beat();
+            let now = self.clock.now();
+            for due in self.scheduler.due(now) {
+                self.start(due, now);
+            }
+            self.show_next(now);
+            let sleep = self.scheduler.wake(now).map_or(LOOK, |at| pause(now, at));
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                Some(ended) = self.tasks.join_next() => self.ended(ended),
+                Some(told) = self.lookups.join_next() => self.told(told),
+                Some(event) = events.recv() => match event {
+                    Event::Replace(loaded) => self.replace(loaded),
+                },
+                () = tokio::time::sleep(sleep) => {}
+            }
+        }
+        self.drain(grace).await
+    }
+
+    fn replace(&mut self, loaded: Loaded) {
+        let now = self.clock.now();
+        let names: Vec<String> = loaded.entries.iter().map(|e| e.name.clone()).collect();
+        let tasks: Vec<(String, Arc<dyn Task>)> = loaded.entries.iter().map(|e| (e.name.clone(), e.task.clone())).collect();
+        let (new, gone) = self.scheduler.replace(loaded.entries, loaded.limits, now);
+        self.metrics.jobs(names.len());
+        self.metrics.reloaded(now);
+        for name in &gone {
+            if let Some((_, lookup)) = self.asked.remove(name) {
+                lookup.cancel();
+            }
+            if let Some((tenant, job)) = name.split_once('/') {
+                self.metrics.job(tenant, job).forget();
+            }
+        }
+        for (name, task) in tasks {
+            let Some((tenant, job)) = name.split_once('/') else { continue };
+            let metrics = self.metrics.job(tenant, job);
+            metrics.next_run(None);
+            if new.contains(&name) {
+                metrics.known();
+                self.ask(name, task);
+            }
+        }
+    }
+
+    /// Asks the repository for a job's history.
+    fn ask(&mut self, name: String, task: Arc<dyn Task>) {
+        self.asked_count += 1;
+        let (number, stop) = (self.asked_count, self.runs.child());
+        if let Some((_, earlier)) = self.asked.insert(name.clone(), (number, stop.clone())) {
+            earlier.cancel();
+        }
+        let at_once = Arc::clone(&self.at_once);
+        let span = tracing::info_span!("lookup", job = name);
+        self.lookups.spawn(async move { lookup(task, at_once, stop).await.map(|last| Told { name, number, last }) }.instrument(span));
+    }
+
+    fn start(&mut self, due: Due<Arc<dyn Task>>, now: Time) {
+        let late = now.seconds_since(due.due);
+        let span = tracing::info_span!("run", job = due.name);
+        span.in_scope(|| tracing::info!(due = %due.due, "starting{}", if late > 60.0 { format!(", {late:.0} s after it was due") } else { String::new() }));
+        if let Some((tenant, job)) = due.name.split_once('/') {
+            let metrics = self.metrics.job(tenant, job);
+            metrics.running(true);
+            metrics.next_run(None);
+        }
+        let cancel = self.runs.child();
+        let Due { name, due, task } = due;
+        self.tasks.spawn(
+            async move {
+                // A task of its own, so that a panic ends this run and nothing else.
+                let inner = tokio::spawn(async move { task.run(due, &cancel).await }.in_current_span());
+                let ended = inner.await.unwrap_or_else(|e| {
+                    tracing::error!("the run ended abnormally, which is a bug in strongroom: {e}");
+                    Ended::Failed
+                });
+                (name, now, ended)
+            }
+            .instrument(span),
+        );
+    }
+
+    fn ended(&mut self, ended: Result<(String, Time, Ended), tokio::task::JoinError>) {
+        let Ok((name, begun, ended)) = ended else { return };
+        let how = match ended {
+            Ended::Done(at) => Settled::At(at),
+            Ended::Failed => Settled::At(begun),
+            Ended::Elsewhere => Settled::Elsewhere,
+        };
+        let known = self.scheduler.settled(&name, how, self.clock.now());
+        if let Some((tenant, job)) = name.split_once('/') {
+            let metrics = self.metrics.job(tenant, job);
+            if !known {
+                metrics.forget();
+                return;
+            }
+            metrics.running(false);
+            if let Ended::Done(at) = ended {
+                metrics.last_success(at);
+            }
+        }
+    }
+
+    fn told(&mut self, told: Result<Option<Told>, tokio::task::JoinError>) {
+        let Ok(Some(Told { name, number, last })) = told else { return };
+        if self.asked.get(&name).is_none_or(|(current, _)| *current != number) {
+            return;
+        }
+        self.asked.remove(&name);
+        self.scheduler.learned(&name, last);
+        if let (Some(last), Some((tenant, job))) = (last, name.split_once('/')) {
+            self.metrics.job(tenant, job).last_success(last);
+        }
+    }
+
+    fn show_next(&self, now: Time) {
+        for (name, start) in self.scheduler.plans(now) {
+            if let Some((tenant, job)) = name.split_once('/') {
+                self.metrics.job(tenant, job).next_run(Some(start.at));
+            }
+        }
+    }
+
+    async fn drain(mut self, grace: Duration) -> Result<()> {
+        self.health.draining();
+        self.runs.cancel();
+        self.lookups.abort_all();
+        let running = self.tasks.len();
+        if running > 0 {
+            tracing::info!("stopping: {running} running jobs have {} s to end", grace.as_secs());
+        }
+        let all = async { while self.tasks.join_next().await.is_some() {} };
+        if tokio::time::timeout(grace, all).await.is_err() {
+            let left = self.tasks.len();
+            return Err(Error::new(Kind::Cancelled, format!("{left} jobs did not end within {} s and were cut off", grace.as_secs()))
+                .hint("Their repositories are unharmed; the next run uses what was uploaded. Raise the grace period if this happens often."));
+        }
+        Ok(())
+    }
+}
+
+/// Asks until the repository answers; `None` when stopped. A failure is logged once, and again when it changes.
+async fn lookup(task: Arc<dyn Task>, at_once: Arc<Semaphore>, stop: Cancel) -> Option<Option<Time>> {
+    let mut pause = LOOKUP_PAUSE.0;
+    let mut said = String::new();
+    loop {
+        let answer = {
+            let _turn = at_once.acquire().await;
+            task.last_success().await
+        };
+        match answer {
+            Ok(last) => {
+                let text = last.map_or_else(|| "never".to_owned(), |l| l.to_string());
+                tracing::info!("last complete backup: {text}");
+                return Some(last);
+            }
+            Err(e) => {
+                let report = e.report();
+                if said != report {
+                    tracing::error!("cannot find out when this job last succeeded, so missed runs are not caught up yet: {report}");
+                    said = report;
+                }
+            }
+        }
+        tokio::select! {
+            () = stop.cancelled() => return None,
+            () = tokio::time::sleep(pause) => {}
+        }
+        pause = (pause * 2).min(LOOKUP_PAUSE.1);
+    }
+}
+
+/// Until `at`, rounded up to the millisecond so that it is past when the sleep ends; at most [`LOOK`].
+fn pause(now: Time, at: Time) -> Duration {
+    let seconds = at.seconds_since(now).clamp(0.0, LOOK.as_secs_f64());
+    (Duration::from_secs_f64(seconds) + Duration::from_millis(1)).min(LOOK)
+}
