@@ -2,13 +2,13 @@
 
 pub mod backup;
 pub mod cat;
+pub mod check;
 mod collect;
 mod context;
 pub mod coverage;
 pub mod daemon;
 pub mod diff;
 pub mod doctor;
-
 pub mod facts;
 pub mod hold;
 pub mod init;
@@ -16,6 +16,7 @@ pub mod job;
 pub mod keys;
 pub mod ls;
 pub mod prune;
+pub mod retention;
 pub mod select;
 mod server;
 pub mod snapshots;

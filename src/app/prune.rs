@@ -1,163 +1,134 @@
-//! Applies retention, then collects what nothing refers to any more.
+//! `strongroom prune`: applies retention, then collects what no snapshot needs any more.
+//!
+//! Order: exclusive lock → snapshots are listed under it → snapshots go, oldest first → what only they needed is collected.
+//! A crash between any two steps leaves data that nothing refers to, which the next prune collects.
 
-use jiff::tz::TimeZone;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
 use serde::Serialize;
 
-use super::Context;
-use super::context::lock_holder;
-use super::facts::{HOLD, is_complete};
-use crate::config::settings::Job;
+use super::retention::{self, Retained, Subject};
+use super::{Context, collect, lock_holder};
+use crate::config::settings::Tenant;
 use crate::error::{Context as _, Error, Kind, Result};
-use crate::model::{Id, JobName, Selector, TenantName, Time};
+use crate::model::{JobName, Selector};
 use crate::repository::{LockMode, RepoLock, Repository, Snapshot};
-use crate::retention::{self, Action, Candidate, Guards, Keep};
-use crate::schedule::Spec;
+pub use crate::retention::{Action, Keep};
 
 /// How to prune.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct Options {
-    /// Say what would be done, and do nothing.
+    /// Only the plan: takes no exclusive lock and changes nothing.
     pub dry_run: bool,
-    /// Pass the guard against removing an unusual share at once.
+    /// Remove even an unusual share of a job's snapshots (`--force`).
     pub force: bool,
-    /// Instead of the configured rules.
+    /// How long to wait for a lock.
+    pub lock_wait: Duration,
+    /// Rules instead of the configured ones, for every job that the selector names and the repository knows, whether it is
+    /// configured or not.
     pub keep: Option<Keep>,
-    /// Leave the data of removed snapshots in place: quick, and another run collects it.
-    pub forget_only: bool,
 }
 
-/// One tenant's outcome.
-#[derive(Debug, Clone, Serialize)]
-pub struct TenantPrune {
+/// What happened to one tenant's repository. The `--json` output of `prune` is a list of these.
+#[derive(Debug, Serialize)]
+pub struct Pruned {
     /// Whose.
-    pub tenant: TenantName,
-    /// The decisions, job by job.
-    pub jobs: Vec<JobPrune>,
-    /// Snapshots removed; with `dry_run` those that would be.
-    pub removed: usize,
-    /// Whether nothing was done.
+    pub tenant: String,
+    /// Whether this is only a plan.
     pub dry_run: bool,
-    /// What was collected. Absent in a dry run.
-    pub collected: Option<serde_json::Value>,
+    /// The plan of each job, and how far it was followed.
+    pub jobs: Vec<Retained>,
+    /// Snapshots of jobs that this prune was not about: number by job. They stay.
+    pub others: BTreeMap<String, usize>,
+    /// Snapshots without a job's tag, made by other programs. They stay.
+    pub foreign: usize,
 }
 
-/// One job's decisions.
-#[derive(Debug, Clone, Serialize)]
-pub struct JobPrune {
-    /// The job.
-    pub job: String,
-    /// The rules, in English.
-    pub keep: String,
-    /// One for each of its snapshots, newest first.
-    pub snapshots: Vec<Verdict>,
-    /// What a person should look at.
-    pub alarms: Vec<String>,
-    /// Why nothing of it is removed although the rules say so.
-    pub refused: Option<String>,
-}
-
-/// What happens to one snapshot, and why.
-#[derive(Debug, Clone, Serialize)]
-pub struct Verdict {
-    /// Its id.
-    pub id: Id,
-    /// When it was begun.
-    pub time: Time,
-    /// Bytes of its files.
-    pub bytes: u64,
-    /// `keep` or `remove`.
-    pub action: Action,
-    /// Why.
-    pub reasons: Vec<String>,
-}
-
-/// Prunes one tenant, or only the snapshots of one job of it.
+/// Prunes the tenants or the job that a selector names. Each tenant is pruned even if another one failed.
 ///
 /// # Errors
-/// [`Kind::Locked`] while others use the repository; [`Kind::Failed`] where a guard refused a job's plan (the other
-/// jobs were pruned all the same); the store's failures.
-pub async fn run(ctx: &Context, tenant: &TenantName, job: Option<&JobName>, options: &Options) -> Result<(TenantPrune, Option<Error>)> {
-    let repo = ctx.repository(tenant).await?;
-    if options.dry_run {
-        return Ok(in_lock(ctx, &repo, tenant, job, options, None).await?.0).map(|p| (p, None));
+/// [`Kind::Usage`] for a name that does not exist. Beside each report, what went wrong with that tenant: a guard's refusal
+/// ([`Kind::Failed`]; the plan is in the report), [`Kind::Locked`], the store's failures.
+pub async fn run(ctx: &Context, selector: Option<&Selector>, options: Options) -> Result<Vec<(Pruned, Option<Error>)>> {
+    let mut out = Vec::new();
+    // A mistyped job is found before anything is touched; with rules of its own a run may be about a job that is gone.
+    if options.keep.is_none() {
+        ctx.jobs(selector)?;
     }
-    let lock = repo.lock(LockMode::Exclusive, &lock_holder(), ctx.cancel()).await.context(|| format!("prune tenant {tenant}"))?;
-    let outcome = in_lock(ctx, &repo, tenant, job, options, Some(&lock)).await.context(|| format!("prune tenant {tenant}"));
-    let released = lock.release().await;
-    let outcome = outcome?;
-    released?;
-    Ok(outcome)
+    for tenant in ctx.tenants(selector)? {
+        ctx.cancel().check()?;
+        let job = selector.and_then(|s| s.job.as_ref());
+        let mut pruned = Pruned { tenant: tenant.name.to_string(), dry_run: options.dry_run, jobs: Vec::new(), others: BTreeMap::new(), foreign: 0 };
+        let done = tenant_repository(ctx, tenant, job, options, &mut pruned).await;
+        out.push((pruned, done.context(|| format!("prune the repository of tenant {}", tenant.name)).err()));
+    }
+    Ok(out)
 }
 
-async fn in_lock(ctx: &Context, repo: &Repository, tenant: &TenantName, job: Option<&JobName>, options: &Options, lock: Option<&RepoLock>) -> Result<(TenantPrune, Option<Error>)> {
+async fn tenant_repository(ctx: &Context, tenant: &Tenant, job: Option<&JobName>, options: Options, pruned: &mut Pruned) -> Result<()> {
+    let repo = ctx.repository(&tenant.name).await?;
+    let lock = lock(ctx, &repo, options).await?;
+    let done = under_lock(ctx, &repo, tenant, job, options, lock.as_ref(), pruned).await;
+    let released = match &lock {
+        Some(lock) => lock.release().await,
+        None => Ok(()),
+    };
+    done?;
+    released
+}
+
+/// Exclusive, but for a dry run, which only keeps others from removing what it looks at, and goes on without where it may not lock.
+async fn lock(ctx: &Context, repo: &Repository, options: Options) -> Result<Option<RepoLock>> {
+    let mode = if options.dry_run { LockMode::Shared } else { LockMode::Exclusive };
+    match repo.lock_within(mode, &lock_holder(), options.lock_wait, ctx.cancel()).await {
+        Ok(lock) => Ok(Some(lock)),
+        Err(e) if options.dry_run && e.kind() == Kind::Denied => {
+            tracing::warn!("going on without a lock: {}", e.chain());
+            Ok(None)
+        }
+        Err(e) => Err(e),
+    }
+}
+
+async fn under_lock(ctx: &Context, repo: &Repository, tenant: &Tenant, job: Option<&JobName>, options: Options, lock: Option<&RepoLock>, pruned: &mut Pruned) -> Result<()> {
     let snapshots = repo.load_snapshots().await?;
-    let candidates: Vec<Candidate> = snapshots.iter().map(candidate).collect();
-    let guards = Guards { force: options.force, ..Guards::new(ctx.clock().now(), ctx.store_time(repo.store()).await?) };
-    let (mut jobs, mut removals, mut refusal) = (Vec::new(), Vec::new(), None);
-    for (name, keep, zone) in rules(ctx, tenant, job, &candidates, options.keep)? {
-        let plan = retention::plan(&name, &candidates, &keep, &Guards { zone, ..guards.clone() });
-        let mine = plan.decisions.iter().filter(|d| d.action != Action::Ignore || d.snapshot.job.as_deref() == Some(name.as_str()));
-        let verdict = |d: &retention::Decision| Verdict { id: d.snapshot.id, time: d.snapshot.time, bytes: d.snapshot.size, action: d.action, reasons: d.reasons.clone() };
-        jobs.push(JobPrune {
-            keep: keep.describe(),
-            snapshots: mine.map(verdict).collect(),
-            alarms: plan.alarms.clone(),
-            refused: plan.refusal().map(Error::chain),
-            job: name.clone(),
-        });
-        match plan.removals() {
-            Ok(ids) => removals.extend(ids),
-            Err(e) => refusal = Some(e.context(format!("retention of {tenant}/{name}"))),
-        }
+    let subjects = subjects(tenant, job, options.keep, &snapshots);
+    count_others(&subjects, &snapshots, pruned);
+    let mut refused = None;
+    for subject in subjects {
+        let rules = retention::Options { dry_run: options.dry_run, force: options.force };
+        let (retained, refusal) = retention::apply(ctx, repo, subject, &snapshots, lock, rules).await?;
+        pruned.jobs.push(retained);
+        refused = refused.or(refusal);
     }
-    let mut collected = None;
-    if let Some(lock) = lock {
-        for id in &removals {
-            ctx.cancel().check()?;
-            lock.verify().await?;
-            repo.remove_snapshot(*id).await.context(|| format!("remove snapshot {}", id.short()))?;
-        }
-        if !options.forget_only {
-            collected = super::collect::run(ctx, repo, lock).await?;
-        }
+    if let (false, Some(lock)) = (options.dry_run, lock) {
+        collect::run(ctx, repo, lock).await.context(|| "collect what no snapshot needs")?;
     }
-    Ok((TenantPrune { tenant: tenant.clone(), jobs, removed: removals.len(), dry_run: options.dry_run, collected }, refusal))
-}
-
-/// The jobs to look at, each with its rules and the calendar they are counted in.
-fn rules(ctx: &Context, tenant: &TenantName, only: Option<&JobName>, candidates: &[Candidate], over: Option<Keep>) -> Result<Vec<(String, Keep, TimeZone)>> {
-    let selector = Selector { tenant: tenant.clone(), job: None };
-    let configured: Vec<&Job> = ctx.jobs(Some(&selector))?;
-    if let Some(keep) = over {
-        // Rules of the command line hold for every job there is, configured or not.
-        let mut names: Vec<String> = candidates.iter().filter_map(|c| c.job.clone()).filter(|j| only.is_none_or(|o| o.as_str() == j)).collect();
-        names.sort();
-        names.dedup();
-        return Ok(names.into_iter().map(|n| (n, keep, TimeZone::UTC)).collect());
-    }
-    let all = configured.into_iter().filter(|j| only.is_none_or(|o| *o == j.name));
-    let rules: Vec<_> = all.map(|j| (j.name.to_string(), j.keep.unwrap_or_default(), zone(&j.schedule))).collect();
-    match only {
-        Some(job) if rules.is_empty() => Err(Error::new(Kind::Usage, format!("there is no job `{tenant}/{job}` in the configuration")).hint("Add --keep-… rules to prune the snapshots of a job that is gone.")),
-        _ => Ok(rules),
+    match refused {
+        Some(refusal) => Err(refusal),
+        None => Ok(()),
     }
 }
 
-fn zone(spec: &Spec) -> TimeZone {
-    match spec {
-        Spec::Cron { timezone, .. } => TimeZone::get(timezone).unwrap_or(TimeZone::UTC),
-        _ => TimeZone::UTC,
+/// The jobs it is about: the configured ones or, with rules of the caller's own, those the repository knows.
+fn subjects<'a>(tenant: &'a Tenant, only: Option<&JobName>, keep: Option<Keep>, snapshots: &'a [Snapshot]) -> Vec<Subject<'a>> {
+    let wanted = |job: &str| only.is_none_or(|name| name.as_str() == job);
+    match keep {
+        None => tenant.jobs.values().filter(|j| wanted(j.name.as_str())).map(Subject::from).collect(),
+        Some(keep) => {
+            let jobs: BTreeSet<&str> = snapshots.iter().filter_map(|s| s.file.tag("job")).filter(|j| wanted(j)).collect();
+            jobs.into_iter().map(|job| Subject { tenant: tenant.name.as_str(), job, keep }).collect()
+        }
     }
 }
 
-fn candidate(s: &Snapshot) -> Candidate {
-    Candidate {
-        id: s.id,
-        time: s.file.time,
-        end: s.file.summary.as_ref().map(|m| m.backup_end),
-        job: s.file.tag("job").map(str::to_owned),
-        complete: is_complete(&s.file),
-        hold: s.file.has_tag(HOLD),
-        size: s.file.summary.as_ref().map_or(0, |m| m.total_bytes_processed),
+fn count_others(subjects: &[Subject<'_>], snapshots: &[Snapshot], pruned: &mut Pruned) {
+    for snapshot in snapshots {
+        match snapshot.file.tag("job") {
+            None => pruned.foreign += 1,
+            Some(job) if subjects.iter().any(|s| s.job == job) => {}
+            Some(job) => *pruned.others.entry(job.to_owned()).or_default() += 1,
+        }
     }
 }

@@ -120,7 +120,7 @@ fn at(text: &str, now: Time) -> Result<Time> {
     if let Ok(time) = format!("{text}T23:59:59Z").parse::<Time>() {
         return Ok(time);
     }
-    let ago = crate::schedule::parse_duration(text).map_err(|e| {
+    let ago = crate::config::parse_duration(text).map_err(|e| {
         Error::new(Kind::Usage, format!("--at {text}: neither a time nor a length of time")).because(e).hint("Write 2026-11-21T02:00:00Z, 2026-11-21T04:00:00+02:00, 2026-11-21 (the end of that day in UTC) or 6h (six hours ago).")
     })?;
     let secs = i64::try_from(ago.as_secs()).unwrap_or(i64::MAX);

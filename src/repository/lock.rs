@@ -187,6 +187,12 @@ impl Held {
 }
 
 impl RepoLock {
+    /// Whether others may hold locks at the same time.
+    #[must_use]
+    pub fn mode(&self) -> LockMode {
+        self.0.mode
+    }
+
     /// Makes sure that the lock is there and fresh: call right before something is committed.
     ///
     /// # Errors

@@ -8,18 +8,24 @@
 //! [`Repository`] was opened on. The calls of [`Repository`] itself are async.
 
 mod adopt;
+mod by_pack;
 mod cache;
+mod check;
 mod chunk;
 mod config_file;
 mod gate;
 mod index;
 mod keys;
 mod lock;
+mod marks;
 mod pack;
+mod prune;
 mod raw;
 mod reader;
 mod snapshot;
+mod survey;
 mod tree;
+mod walk;
 mod writer;
 
 use std::path::PathBuf;
@@ -30,15 +36,18 @@ use futures::{StreamExt, TryStreamExt};
 use tokio::runtime::Handle;
 
 pub use adopt::adopt_orphans;
+pub use check::{CheckOptions, CheckProgress, CheckReport, ParseReadDataError, ReadData, check};
 pub use chunk::{Chunking, SMALL_FILE};
 pub use config_file::ConfigFile;
 pub use index::{BlobPlace, BlobType, Index, IndexBuilder, IndexEntry, IndexFile, IndexedBlob, IndexedPack};
 pub use keys::KeyFile;
 pub use lock::{LockFile, LockHolder, LockMode, RepoLock};
 pub use pack::LEVEL_OFF;
+pub use prune::{MaxUnused, Prune, PruneOptions, PruneProgress, PruneStats, plan_prune};
 pub use reader::{FileReader, Reader, Want};
 pub use snapshot::{Snapshot, SnapshotFile, SnapshotSummary};
-pub use tree::{decode_tree, encode_tree};
+pub use survey::{Finding, Findings};
+pub use tree::{decode_tree, encode_tree, visit_tree};
 pub use writer::{Done, FileContent, FileWriter, Lane, Saved, Writer, WriterOptions, WriterStats};
 
 use crate::crypto::MasterKey;

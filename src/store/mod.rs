@@ -11,6 +11,7 @@
 //! Not promised: that a put that failed left nothing behind (the object may be there, whole), nor any order between
 //! two puts that run at the same time.
 
+pub mod lease;
 mod local;
 
 use std::fmt;
@@ -22,6 +23,7 @@ use futures::stream::BoxStream;
 
 use crate::model::Time;
 
+pub use lease::Lease;
 pub use local::LocalStore;
 
 /// `Result` with a store [`Error`].

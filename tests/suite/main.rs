@@ -4,6 +4,7 @@
 
 mod backup;
 mod config;
+mod daemon;
 mod engine;
 mod command;
 mod judges;
