@@ -39,8 +39,8 @@ pub struct Pruned {
     pub dry_run: bool,
     /// The plan of each job, and how far it was followed.
     pub jobs: Vec<Retained>,
-    /// Snapshots of jobs that this prune was not about: number by job. They stay.
-    pub others: BTreeMap<String, usize>,
+    /// Snapshots of jobs that are neither in the configuration nor what this prune is about: number by job. They stay.
+    pub unconfigured: BTreeMap<String, usize>,
     /// Snapshots without a job's tag, made by other programs. They stay.
     pub foreign: usize,
 }
@@ -59,7 +59,7 @@ pub async fn run(ctx: &Context, selector: Option<&Selector>, options: Options) -
     for tenant in ctx.tenants(selector)? {
         ctx.cancel().check()?;
         let job = selector.and_then(|s| s.job.as_ref());
-        let mut pruned = Pruned { tenant: tenant.name.to_string(), dry_run: options.dry_run, jobs: Vec::new(), others: BTreeMap::new(), foreign: 0 };
+        let mut pruned = Pruned { tenant: tenant.name.to_string(), dry_run: options.dry_run, jobs: Vec::new(), unconfigured: BTreeMap::new(), foreign: 0 };
         let done = tenant_repository(ctx, tenant, job, options, &mut pruned).await;
         out.push((pruned, done.context(|| format!("prune the repository of tenant {}", tenant.name)).err()));
     }
@@ -94,7 +94,7 @@ async fn lock(ctx: &Context, repo: &Repository, options: Options) -> Result<Opti
 async fn under_lock(ctx: &Context, repo: &Repository, tenant: &Tenant, job: Option<&JobName>, options: Options, lock: Option<&RepoLock>, pruned: &mut Pruned) -> Result<()> {
     let snapshots = repo.load_snapshots().await?;
     let subjects = subjects(tenant, job, options.keep, &snapshots);
-    count_others(&subjects, &snapshots, pruned);
+    count_others(tenant, &subjects, &snapshots, pruned);
     let mut refused = None;
     for subject in subjects {
         let rules = retention::Options { dry_run: options.dry_run, force: options.force };
@@ -123,12 +123,12 @@ fn subjects<'a>(tenant: &'a Tenant, only: Option<&JobName>, keep: Option<Keep>, 
     }
 }
 
-fn count_others(subjects: &[Subject<'_>], snapshots: &[Snapshot], pruned: &mut Pruned) {
+fn count_others(tenant: &Tenant, subjects: &[Subject<'_>], snapshots: &[Snapshot], pruned: &mut Pruned) {
     for snapshot in snapshots {
         match snapshot.file.tag("job") {
             None => pruned.foreign += 1,
-            Some(job) if subjects.iter().any(|s| s.job == job) => {}
-            Some(job) => *pruned.others.entry(job.to_owned()).or_default() += 1,
+            Some(job) if subjects.iter().any(|s| s.job == job) || tenant.jobs.keys().any(|name| name.as_str() == job) => {}
+            Some(job) => *pruned.unconfigured.entry(job.to_owned()).or_default() += 1,
         }
     }
 }

@@ -104,8 +104,8 @@ fn text(t: &mut String, p: &Pruned) {
             None => writeln!(t, "{}/{}: {} of {} snapshots removed", p.tenant, job.job, job.removed, job.snapshots.len()),
         };
     }
-    for (job, n) in &p.others {
-        let _ = writeln!(t, "{}: {n} snapshots of job {job} stay: no rule is about them", p.tenant);
+    for (job, n) in &p.unconfigured {
+        let _ = writeln!(t, "{}: {n} snapshots of job {job} stay: it is not in the configuration", p.tenant);
     }
     if p.foreign > 0 {
         let _ = writeln!(t, "{}: {} snapshots of other programs stay", p.tenant, p.foreign);
