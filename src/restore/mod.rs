@@ -1,5 +1,10 @@
-//! The mirror of the sources: from the bytes of a snapshot's files back into databases, files and programs.
+//! The mirror of the source room: what a snapshot holds goes back where it is needed: directories, databases, files,
+//! programs.
+//!
+//! [`directory`] writes a tree of files. It knows nothing of repositories: whoever calls it hands in a
+//! [`directory::Blobs`], so that tests restore from a map in memory.
 
 pub mod command;
 pub mod database;
+pub mod directory;
 pub mod file;

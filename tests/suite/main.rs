@@ -10,3 +10,4 @@ mod command;
 mod judges;
 mod pg_dump;
 mod support;
+mod volume;
