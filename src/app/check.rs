@@ -3,11 +3,11 @@
 use serde::Serialize;
 
 use super::Context;
-use super::context::lock_holder;
+use super::read_lock::with_read_lock;
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::model::Selector;
 pub use crate::repository::ReadData;
-use crate::repository::{CheckOptions, CheckReport, LockMode, check};
+use crate::repository::{CheckOptions, CheckReport, check};
 
 /// One tenant's outcome.
 #[derive(Debug, Clone, Serialize)]
@@ -38,26 +38,10 @@ pub async fn run(ctx: &Context, selector: Option<&Selector>, read_data: ReadData
 
 async fn one(ctx: &Context, tenant: &crate::model::TenantName, read_data: ReadData) -> Result<Checked> {
     let repo = ctx.repository(tenant).await?;
-    // Against a prune that would remove what is being looked at. Whoever may not write looks all the same.
-    let lock = match repo.lock(LockMode::Shared, &lock_holder(), ctx.cancel()).await {
-        Ok(lock) => Some(lock),
-        Err(e) if e.kind() == Kind::Denied => {
-            tracing::warn!("going on without a lock: {}", e.chain());
-            None
-        }
-        Err(e) => return Err(e),
-    };
+    // Against a prune that would remove what is being looked at.
     let (reader, cancel) = (repo.clone(), ctx.cancel().clone());
     let options = CheckOptions { read_data, ..CheckOptions::default() };
-    let report = super::blocking(move || check(&reader, &options, &cancel)).await;
-    let released = match &lock {
-        Some(lock) => lock.release().await,
-        None => Ok(()),
-    };
-    let report = report?;
-    if let Err(e) = released {
-        tracing::warn!("the lock could not be removed: {}", e.chain());
-    }
+    let report = with_read_lock(&repo, ctx.cancel(), super::blocking(move || check(&reader, &options, &cancel))).await?;
     Ok(Checked { tenant: tenant.to_string(), location: repo.store().location(), ok: report.is_sound(), report })
 }
 

@@ -17,6 +17,7 @@ pub mod keys;
 pub mod ls;
 pub mod prune;
 mod read_lock;
+pub mod restore;
 pub mod restore_command;
 pub mod restore_dump;
 pub mod retention;
