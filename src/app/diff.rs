@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::ls::kind;
+use super::read_lock::with_read_lock;
 use super::select::Found;
 use crate::error::{Error, Kind, Result};
 use crate::model::{Id, Node, NodeKind};
@@ -67,12 +68,15 @@ pub async fn run(a: &Found, b: &Found, cancel: Cancel, each: impl FnMut(Differen
     if a.repository.id() != b.repository.id() {
         return Err(Error::new(Kind::Usage, "the two snapshots are in different repositories"));
     }
-    let reader = a.repository.reader(a.repository.load_index().await?);
-    let (from, to) = (a.snapshot.file.tree, b.snapshot.file.tree);
-    super::blocking(move || {
-        let mut walk = Walk { reader, cancel, each: Box::new(each), sum: Summary::default() };
-        walk.trees(Some(from), Some(to), Path::new("/"))?;
-        Ok(walk.sum)
+    with_read_lock(&a.repository, &cancel.clone(), async {
+        let reader = a.repository.reader(a.repository.load_index().await?);
+        let (from, to) = (a.snapshot.file.tree, b.snapshot.file.tree);
+        super::blocking(move || {
+            let mut walk = Walk { reader, cancel, each: Box::new(each), sum: Summary::default() };
+            walk.trees(Some(from), Some(to), Path::new("/"))?;
+            Ok(walk.sum)
+        })
+        .await
     })
     .await
 }

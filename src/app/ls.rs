@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use super::read_lock::with_read_lock;
 use super::select::Found;
 use super::tree_path::{At, resolve};
 use crate::error::Result;
@@ -40,14 +41,17 @@ pub struct Entry {
 /// # Errors
 /// A path that is not there; trees that cannot be read; what `each` says.
 pub async fn run(found: &Found, path: PathBuf, recursive: bool, cancel: Cancel, mut each: impl FnMut(Entry) -> Result<()> + Send + 'static) -> Result<()> {
-    let reader = found.repository.reader(found.repository.load_index().await?);
-    let root = found.snapshot.file.tree;
-    super::blocking(move || {
-        let clean: PathBuf = Path::new("/").join(&path).components().collect();
-        match resolve(&reader, root, &path)? {
-            At::Entry(node) => each(entry(&clean, &node)),
-            At::Dir(tree) => walk(&reader, tree, &clean, recursive, &cancel, &mut each),
-        }
+    with_read_lock(&found.repository, &cancel.clone(), async {
+        let reader = found.repository.reader(found.repository.load_index().await?);
+        let root = found.snapshot.file.tree;
+        super::blocking(move || {
+            let clean: PathBuf = Path::new("/").join(&path).components().collect();
+            match resolve(&reader, root, &path)? {
+                At::Entry(node) => each(entry(&clean, &node)),
+                At::Dir(tree) => walk(&reader, tree, &clean, recursive, &cancel, &mut each),
+            }
+        })
+        .await
     })
     .await
 }

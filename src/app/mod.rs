@@ -3,6 +3,7 @@
 mod altered;
 pub mod backup;
 pub mod cat;
+pub mod check;
 pub mod collect;
 mod context;
 pub mod coverage;
@@ -16,12 +17,17 @@ pub mod job;
 pub mod keys;
 pub mod ls;
 pub mod prune;
+mod read_lock;
+pub mod restore;
+pub mod restore_command;
+pub mod restore_dump;
 pub mod retention;
 pub mod select;
 mod server;
 pub mod snapshots;
 pub mod status;
 mod store;
+mod stored_files;
 mod tree_path;
 pub mod unlock;
 

@@ -1,11 +1,12 @@
 //! Which snapshot is meant.
 
+use std::collections::HashSet;
 use std::str::FromStr;
 
 use super::Context;
 use super::facts::{is_complete, is_future, is_of_job};
 use crate::error::{Error, Kind, Result};
-use crate::model::{JobName, Selector, TenantName, Time};
+use crate::model::{Id, JobName, Selector, TenantName, Time};
 use crate::repository::{Repository, Snapshot};
 
 /// How a snapshot is named.
@@ -71,6 +72,11 @@ pub struct Found {
 /// # Errors
 /// [`Kind::NotFound`] if every repository was read and none has it; [`Kind::Usage`] if several match.
 pub async fn find(ctx: &Context, reference: &Reference) -> Result<Found> {
+    find_but(ctx, reference, &HashSet::new()).await
+}
+
+/// As [`find`], as if the snapshots `but` were not there.
+pub(super) async fn find_but(ctx: &Context, reference: &Reference, but: &HashSet<Id>) -> Result<Found> {
     let tenants: Vec<TenantName> = ctx.tenants(reference.selector.as_ref())?.iter().map(|t| t.name.clone()).collect();
     if tenants.len() > 1 && !matches!(reference.pick, Pick::Id(_)) {
         return Err(Error::new(Kind::Usage, "`latest` of which tenant?").hint("Write `TENANT:latest` or `TENANT/JOB:latest`."));
@@ -79,7 +85,8 @@ pub async fn find(ctx: &Context, reference: &Reference) -> Result<Found> {
     let mut found = Vec::new();
     for tenant in &tenants {
         let repository = ctx.repository(tenant).await?;
-        let snapshots = repository.load_snapshots().await?;
+        let mut snapshots = repository.load_snapshots().await?;
+        snapshots.retain(|s| !but.contains(&s.id));
         let now = ctx.store_time(repository.store()).await?;
         match pick(&snapshots, job, &reference.pick, now) {
             Ok((snapshot, warnings)) => found.push(Found { tenant: tenant.clone(), repository, snapshot, warnings }),

@@ -31,6 +31,9 @@ pub(super) struct Args {
     /// Record a nearly empty volume although the last snapshot was large
     #[arg(long)]
     allow_empty: bool,
+    /// Try a failed run again so often. Default: the job's `retries`; 0 without a configuration file
+    #[arg(long, value_name = "N")]
+    retries: Option<u32>,
     #[command(flatten)]
     place: Place,
     #[command(flatten)]
@@ -115,7 +118,8 @@ pub(super) async fn run(s: &Session, a: Args) -> Result<Done> {
     let board = Board::new(s.global.quiet, s.global.log_format == super::args::LogFormat::Json);
     let at_once = ctx.settings().limits.jobs.min(jobs.len());
     let runs = jobs.into_iter().map(|j| {
-        let options = job::Options { force: a.force, allow_empty: a.allow_empty, progress: Arc::new(Progress::default()), ..job::Options::asked(j) };
+        let retries = a.retries.unwrap_or(if ad_hoc { 0 } else { j.retries });
+        let options = job::Options { force: a.force, allow_empty: a.allow_empty, patience: job::Patience { retries, unattended: false }, progress: Arc::new(Progress::default()), ..job::Options::asked(j) };
         let (ctx, board) = (&ctx, &board);
         async move {
             let follower = board.follow(j.selector().to_string(), options.progress.clone());

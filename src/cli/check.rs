@@ -1,9 +1,12 @@
 //! `strongroom check`
 
-use super::Done;
+use std::fmt::Write as _;
+
 use super::args::Place;
 use super::session::Session;
-use crate::error::{Error, Kind, Result};
+use super::{Done, output};
+use crate::app::check::{self, Checked, ReadData};
+use crate::error::{Error, Result};
 use crate::model::Selector;
 
 /// Check repositories: is everything that snapshots refer to there, and does it read back
@@ -14,20 +17,42 @@ pub(super) struct Args {
     /// Read all data
     #[arg(long, conflicts_with = "read_data_subset")]
     read_data: bool,
-    /// Read a share of the data, other packs each time: 5%
-    #[arg(long, value_name = "PERCENT", value_parser = percent)]
-    read_data_subset: Option<f64>,
+    /// Read a share of the data: 5% (others each time) or 1/10 (the first of ten parts)
+    #[arg(long, value_name = "SHARE")]
+    read_data_subset: Option<ReadData>,
     #[command(flatten)]
     place: Place,
 }
 
-fn percent(text: &str) -> Result<f64, String> {
-    let number: f64 = text.trim().trim_end_matches('%').trim().parse().map_err(|_| format!("`{text}` is not a share: write it like 5%"))?;
-    if number > 0.0 && number <= 100.0 { Ok(number / 100.0) } else { Err("a share is more than 0% and at most 100%".into()) }
+pub(super) async fn run(s: &Session, a: Args) -> Result<Done> {
+    let ctx = s.context(&a.place, a.selector.as_ref())?;
+    let read_data = if a.read_data { ReadData::All } else { a.read_data_subset.unwrap_or(ReadData::None) };
+    let (mut checked, mut failed): (Vec<Checked>, Vec<Error>) = (Vec::new(), Vec::new());
+    for one in check::run(&ctx, a.selector.as_ref(), read_data).await? {
+        match one {
+            Ok(one) => checked.push(one),
+            Err(e) => failed.push(e),
+        }
+    }
+    if checked.is_empty() && failed.len() == 1 {
+        return Err(failed.remove(0));
+    }
+    failed.extend(checked.iter().filter_map(check::damage));
+    let errors: Vec<_> = failed.iter().map(output::error_json).collect();
+    s.out.print(&serde_json::json!({ "repositories": checked, "errors": errors }), |t| checked.iter().for_each(|c| text(t, c)))?;
+    failed.iter().for_each(|e| output::print_error(e, false));
+    Ok(output::worst(&failed))
 }
 
-pub(super) async fn run(s: &Session, a: Args) -> Result<Done> {
-    let _ctx = s.context(&a.place, a.selector.as_ref())?;
-    let _ = (a.read_data, a.read_data_subset);
-    Err(Error::new(Kind::Failed, "`check` is not available yet"))
+fn text(t: &mut String, c: &Checked) {
+    let r = &c.report;
+    for f in &r.findings.list {
+        let word = if f.is_error { "error" } else { "note" };
+        let _ = writeln!(t, "{word}: {}: {}", c.tenant, f.what);
+    }
+    let word = if c.ok { "ok" } else { "DAMAGED" };
+    let _ = writeln!(t, "{}: {word}: {} snapshots, {} files, {} packs, {} blobs ({} unused)", c.tenant, r.snapshots, r.files, r.packs, r.blobs, r.unused_blobs);
+    if r.packs_read > 0 {
+        let _ = writeln!(t, "{}: read {} packs, {}", c.tenant, r.packs_read, output::size(r.bytes_read));
+    }
 }

@@ -26,4 +26,5 @@ pub use schema::schema;
 pub use settings::Settings;
 pub use text::Format;
 pub(crate) use mistake::nearest;
+pub use crate::schedule::parse_duration;
 pub use units::parse_size;

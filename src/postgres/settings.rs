@@ -99,6 +99,14 @@ impl ConnectionSettings {
         other
     }
 
+    /// The same server and user, the database to be chosen ([`super::connect`]).
+    #[must_use]
+    pub fn without_database(&self) -> Self {
+        let mut other = self.clone();
+        other.params.remove("dbname");
+        other
+    }
+
     /// With this password, unless the settings hold one already.
     #[must_use]
     pub fn with_password(mut self, password: SecretText) -> Self {

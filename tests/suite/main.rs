@@ -9,4 +9,6 @@ mod engine;
 mod command;
 mod judges;
 mod pg_dump;
+mod repository;
 mod support;
+mod volume;

@@ -128,7 +128,7 @@ fn volume(job: &RawJob, raw: &RawVolume, job_path: &str, names: &mut Names<'_>, 
     let at = format!("{path}.path");
     let globs = |globs: &Option<Vec<String>>, field: &str, out: &mut Collector<'_>| {
         for (i, g) in globs.iter().flatten().enumerate() {
-            if let Err(e) = volume::Globs::build(std::slice::from_ref(g)) {
+            if let Err(e) = crate::model::Globs::build(std::slice::from_ref(g)) {
                 out.add_error(format!("{path}.{field}[{i}]"), &e);
             }
         }

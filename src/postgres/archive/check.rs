@@ -38,7 +38,8 @@ pub struct TocEntry {
     pub schema: String,
     /// Its owner.
     pub owner: String,
-    /// The SQL that makes it; kept for entries of kind `DATABASE` and `DATABASE PROPERTIES` only.
+    /// The SQL that makes it; kept for the database itself only: kinds `DATABASE`, `DATABASE PROPERTIES`, and the rights,
+    /// comment and labels whose tag is `DATABASE name`.
     pub sql: String,
     /// The numbers of the entries it depends on.
     pub depends_on: Vec<i64>,
@@ -277,7 +278,7 @@ impl ArchiveCheck {
                 Field::Id | Field::HasData | Field::Section | Field::RelationKind => Want::Int,
                 Field::Offset => Want::Bytes(self.offset_size.saturating_add(1)),
                 Field::Tag | Field::Kind | Field::Schema | Field::Owner | Field::Dependency => Want::Text { keep: true },
-                Field::Sql => Want::Text { keep: self.entry.kind.starts_with("DATABASE") },
+                Field::Sql => Want::Text { keep: self.entry.kind.starts_with("DATABASE") || self.entry.tag.starts_with("DATABASE ") },
                 Field::TableOid | Field::Oid | Field::DropSql | Field::CopySql | Field::Tablespace | Field::AccessMethod | Field::WithOids => {
                     Want::Text { keep: false }
                 }

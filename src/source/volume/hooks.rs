@@ -3,7 +3,6 @@
 use std::io::Read;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use crate::error::{Context, Error, Kind, Result};
@@ -88,8 +87,8 @@ fn run(hook: &Hook, cancel: Option<&Cancel>) -> Result<()> {
 }
 
 /// Reads to the end on a thread of its own, so that a chatty program is never blocked; keeps the last bytes.
-fn tail_of(mut stderr: impl Read + Send + 'static) -> mpsc::Receiver<String> {
-    let (sender, receiver) = mpsc::channel();
+fn tail_of(mut stderr: impl Read + Send + 'static) -> crossbeam_channel::Receiver<String> {
+    let (sender, receiver) = crossbeam_channel::bounded(1);
     std::thread::spawn(move || {
         let (mut kept, mut buffer) = (Vec::new(), [0; 4096]);
         while let Ok(n @ 1..) = stderr.read(&mut buffer) {

@@ -10,6 +10,8 @@ use crate::error::{Context, Result};
 
 /// Names of about 1,500 entries a system call.
 const BUFFER: usize = 64 << 10;
+/// Marks that a restore leaves at the top of a volume; about this copy, not about the data.
+const MARKS: &[u8] = b".strongroom";
 const CACHE_TAG: &[u8] = b"CACHEDIR.TAG";
 /// See <https://bford.info/cachedir/>.
 const CACHE_SIGNATURE: &[u8] = b"Signature: 8a477f597d28d172789f06886806bc55";
@@ -17,7 +19,8 @@ const CACHE_SIGNATURE: &[u8] = b"Signature: 8a477f597d28d172789f06886806bc55";
 /// What a directory holds.
 #[derive(Debug, Default)]
 pub struct Listing {
-    /// In ascending order of raw names; without what is excluded and without sockets.
+    /// In ascending order of raw names; without what is excluded, without sockets and, at the
+    /// top, without `.strongroom`.
     pub entries: Vec<Found>,
     /// What could not be listed.
     pub problems: Vec<Problem>,
@@ -75,7 +78,7 @@ impl Volume {
                 other => other?,
             };
             let (name, kind) = (entry.file_name().to_bytes(), entry.file_type());
-            if name == b"." || name == b".." || kind == FileType::Socket {
+            if name == b"." || name == b".." || kind == FileType::Socket || (dir.is_root() && name == MARKS) {
                 continue;
             }
             // Asked before the entry is looked at, which saves a call; where the kind is unknown, asked again after it.

@@ -18,7 +18,6 @@ mod devices;
 mod directory;
 mod entry;
 mod file;
-mod filter;
 pub mod hooks;
 mod listing;
 mod owners;
@@ -31,13 +30,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rustix::fs::{AtFlags, Mode, OFlags, Stat};
 
 use crate::error::{Context, Error, Kind, Result};
-use crate::model::Node;
+use crate::model::{Globs, Node};
 
 pub use blank::{Totals, looks_blank};
 pub use directory::Dir;
 pub use entry::{Found, FoundKind};
 pub use file::OpenFile;
-pub use filter::Globs;
 pub use hooks::{Hook, Hooks};
 pub use listing::Listing;
 pub use problem::{Problem, ProblemKind};
@@ -74,7 +72,7 @@ impl Volume {
             .map_err(std::io::Error::from)
             .context(|| format!("open volume {}", path.display()))
             .map_err(|e| e.hint("Check that the path is right and that the volume is mounted."))?;
-        raise_open_files();
+        crate::runtime::raise_open_files();
         Ok(Self {
             exclude: Globs::build(&settings.exclude)?,
             include: Globs::build(&settings.include)?,
@@ -153,17 +151,6 @@ impl Volume {
 
     fn found(&self, name: Vec<u8>, kind: FoundKind, stat: &Stat, path: &std::path::Path) -> Found {
         Found::new(name, kind, stat, self.settings.with_atime, &self.owners, self.devices.id(stat.st_dev, path))
-    }
-}
-
-/// A walk holds one open directory a level, which the usual limit of 1,024 open files ends early.
-fn raise_open_files() {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let now = getrlimit(Resource::Nofile);
-    let wanted = now.maximum.unwrap_or(u64::MAX).min(65_536);
-    if now.current.is_some_and(|n| n < wanted) {
-        // Refused: deep trees may report "too many open files", everything else works.
-        let _ = setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum: now.maximum });
     }
 }
 

@@ -4,6 +4,7 @@
 //! `shared(major)` is one server a major for the whole run: give databases and roles names of your own.
 //! `Server::start(major)` is one to break.
 
+use std::io::Write as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -158,7 +159,10 @@ impl Server {
     /// Runs statements as the superuser; panics with the server's words. Returns unaligned rows.
     #[track_caller]
     pub fn sql(&self, database: &str, sql: &str) -> String {
-        let output = self.psql(database).arg("-c").arg(sql).output().unwrap();
+        // From its input, so that each statement is a transaction of its own and each result is printed, in every version.
+        let mut child = self.psql(database).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(sql.as_bytes()).unwrap();
+        let output = child.wait_with_output().unwrap();
         assert!(output.status.success(), "{sql}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
     }
@@ -189,6 +193,20 @@ impl Server {
         let what = format!("SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend' AND application_name IN ('{program}', 'strongroom') AND state = 'active' AND query LIKE 'COPY %'");
         let pid = self.sql("postgres", &what);
         run({ let mut c = Command::new("kill"); c.arg("-KILL").args(pid.lines()); c }, "kill");
+    }
+
+    /// Turns TLS on with this certificate, and lets TCP clients in with it and a password only.
+    pub fn install_tls(&self, certificate: &Path, key: &Path) {
+        for (from, name) in [(certificate, "server.crt"), (key, "server.key")] {
+            let to = self.dir.join("data").join(name);
+            std::fs::copy(from, &to).unwrap();
+            run({ let mut c = Command::new("chmod"); c.arg("600").arg(&to); c }, "chmod");
+            if let Some(user) = user() {
+                run({ let mut c = Command::new("chown"); c.arg(user).arg(&to); c }, "chown");
+            }
+        }
+        std::fs::write(self.dir.join("data/pg_hba.conf"), "local all all trust\nhostssl all all all scram-sha-256\n").unwrap();
+        self.sql("postgres", "ALTER SYSTEM SET ssl = on; SELECT pg_reload_conf(); SELECT pg_sleep(0.5)");
     }
 
     /// Ends the server at once and without a goodbye to anybody (SIGKILL to all its processes' parent).

@@ -1,0 +1,8 @@
+//! Volumes: what the source room reads, the restore room writes back; between them a map in memory instead of a
+//! repository.
+
+mod attacks;
+mod backup;
+mod memory;
+mod restore;
+mod unprivileged;
