@@ -1,9 +1,10 @@
 //! The use cases, one file each: what each command does, readable as prose.
 
+mod altered;
 pub mod backup;
 pub mod cat;
 pub mod check;
-mod collect;
+pub mod collect;
 mod context;
 pub mod coverage;
 pub mod daemon;

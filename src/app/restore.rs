@@ -2,13 +2,10 @@
 
 use std::collections::HashSet;
 
-use super::Context;
-use super::facts::INCOMPLETE;
+use super::{Context, altered};
 use super::select::{Found, Pick, Reference, find_but};
-use super::stored_files;
 use crate::error::{Error, Kind, Result};
-use crate::model::{Id, NodeKind, TenantName};
-use crate::repository::Reader;
+use crate::model::TenantName;
 
 /// Which of the three restores a snapshot needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
@@ -32,8 +29,8 @@ pub async fn choose(ctx: &Context, reference: &Reference) -> Result<Found> {
     let mut warnings = Vec::new();
     loop {
         let mut found = find_but(ctx, reference, &passed_over).await?;
-        if let Some(why) = altered(&found).await? {
-            warnings.push(format!("snapshot {} {why}", found.snapshot.id.short()));
+        if !altered::find(&found.repository, std::slice::from_ref(&found.snapshot)).await?.is_empty() {
+            warnings.push(format!("snapshot {} was altered by another program since it was made: it may lack something", found.snapshot.id.short()));
             if !matches!(reference.pick, Pick::Id(_)) {
                 passed_over.insert(found.snapshot.id);
                 continue;
@@ -64,30 +61,4 @@ pub fn source_of(found: &Found) -> Result<Source> {
         Some(other) => Err(Error::new(Kind::Failed, format!("snapshot {} was made from a source this version does not know: {other}", found.snapshot.id.short()))
             .hint("Restore it with a newer version, or as plain files with `restic restore`.")),
     }
-}
-
-/// Why a snapshot of ours is not what its backup made, if it is not. Another tool's `rewrite` leaves the tags, but not
-/// the trees that the manifest names.
-async fn altered(found: &Found) -> Result<Option<String>> {
-    let file = &found.snapshot.file;
-    if file.tag("job").is_none() || file.has_tag(INCOMPLETE) {
-        return Ok(None);
-    }
-    let reader = found.repository.reader(found.repository.load_index().await?);
-    let root = file.tree;
-    super::blocking(move || compare(&reader, root)).await
-}
-
-fn compare(reader: &Reader, root: Id) -> Result<Option<String>> {
-    let Some(manifest) = stored_files::manifest(reader, root)? else {
-        return Ok(Some("has lost its manifest: another program rewrote it".into()));
-    };
-    let nodes = reader.tree(root)?;
-    for (name, tree) in &manifest.roots {
-        let same = nodes.iter().any(|n| n.display_name() == name.as_str() && matches!(n.kind, NodeKind::Dir { subtree: Some(id) } if id == *tree));
-        if !same {
-            return Ok(Some(format!("was altered since it was made: `/{name}` is not what its manifest says")));
-        }
-    }
-    Ok(None)
 }

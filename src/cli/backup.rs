@@ -11,7 +11,7 @@ use super::progress::Board;
 use super::session::{AdHocJob, Session};
 use super::{Done, output};
 use crate::app::backup::{Progress, Report};
-use crate::app::job::{self, Outcome};
+use crate::app::job;
 use crate::config::AdHocSource;
 use crate::config::settings::Job;
 use crate::error::{Error, Kind, Result};
@@ -118,12 +118,14 @@ pub(super) async fn run(s: &Session, a: Args) -> Result<Done> {
     let board = Board::new(s.global.quiet, s.global.log_format == super::args::LogFormat::Json);
     let at_once = ctx.settings().limits.jobs.min(jobs.len());
     let runs = jobs.into_iter().map(|j| {
-        let retries = a.retries.unwrap_or(if ad_hoc { 0 } else { j.retries });
-        let options = job::Options { force: a.force, allow_empty: a.allow_empty, retries, progress: Arc::new(Progress::default()), ..job::Options::asked() };
+        let mut options = job::Options { force: a.force, allow_empty: a.allow_empty, progress: Arc::new(Progress::default()), ..job::Options::asked(j) };
+        if let Some(retries) = a.retries.or(ad_hoc.then_some(0)) {
+            options.patience.retries = retries;
+        }
         let (ctx, board) = (&ctx, &board);
         async move {
             let follower = board.follow(j.selector().to_string(), options.progress.clone());
-            let outcome = job::run(ctx, j, &options).await.and_then(|o| report(j, o));
+            let outcome = job::run(ctx, j, &options).await.and_then(|outcome| outcome.report(j));
             drop(follower);
             (j, outcome)
         }
@@ -131,15 +133,6 @@ pub(super) async fn run(s: &Session, a: Args) -> Result<Done> {
     let mut done: Vec<(&Job, Result<Report>)> = futures::stream::iter(runs).buffer_unordered(at_once).collect().await;
     done.sort_by_key(|(j, _)| (j.tenant.clone(), j.name.clone()));
     answer(s, done)
-}
-
-/// A run that somebody asked for is made, or it is an error.
-fn report(job: &Job, outcome: Outcome) -> Result<Report> {
-    match outcome {
-        Outcome::Backed(report) => Ok(*report),
-        Outcome::Elsewhere(who) => Err(Error::new(Kind::Locked, format!("job {} is running elsewhere: {who}", job.selector())).hint("Wait for it to end.")),
-        Outcome::Already(_) => Err(Error::new(Kind::Bug, format!("job {} was taken for done", job.selector()))),
-    }
 }
 
 fn answer(s: &Session, done: Vec<(&Job, Result<Report>)>) -> Result<Done> {

@@ -12,7 +12,7 @@ use crate::config::settings::{Http, Job, StoreSettings};
 use crate::error::Result;
 use crate::http::Metrics;
 use crate::model::Time;
-use crate::runtime::{Cancel, Clock};
+use crate::runtime::{Cancel, Clock, memory};
 use crate::schedule::Schedule;
 
 /// Makes entries of settings, the same way at start and at each reload.
@@ -36,7 +36,9 @@ impl Builder {
         let ctx = Context::new(settings, self.clock.clone(), Cancel::new());
         let jobs = ctx.jobs(None)?;
         check_commands(&jobs, ctx.settings())?;
-        let entries: Result<Vec<_>> = jobs.into_iter().map(|job| self.entry(&ctx, job)).collect();
+        let budget = memory::budget(ctx.settings().limits.memory.unwrap_or(memory::DEFAULT_BUDGET));
+        let at_once = limits.total.min(jobs.len()).max(1);
+        let entries: Result<Vec<_>> = jobs.into_iter().map(|job| self.entry(&ctx, job, budget / at_once as u64)).collect();
         let entries = entries?;
         if entries.is_empty() {
             tracing::warn!("the configuration has no jobs");
@@ -44,12 +46,13 @@ impl Builder {
         Ok(Loaded { entries, limits })
     }
 
-    fn entry(&self, ctx: &Context, job: &Job) -> Result<Entry<Arc<dyn Task>>> {
+    fn entry(&self, ctx: &Context, job: &Job, memory: u64) -> Result<Entry<Arc<dyn Task>>> {
         let name = job.selector().to_string();
         let quiet = ctx.settings().limits.quiet_hours.clone();
         let schedule = Schedule::new(&job.schedule, &name, job.jitter, 0, quiet)?;
         let store = store_name(&ctx.tenant(&job.tenant)?.repository.store);
-        let task = Backup { ctx: ctx.clone(), job: job.clone(), metrics: self.metrics.job(job.tenant.as_str(), job.name.as_str()) };
+        let metrics = self.metrics.job(job.tenant.as_str(), job.name.as_str());
+        let task = Backup { ctx: ctx.clone(), job: job.clone(), metrics, memory };
         Ok(Entry { name, store, schedule, task: Arc::new(task) })
     }
 }
@@ -69,6 +72,8 @@ struct Backup {
     ctx: Context,
     job: Job,
     metrics: crate::http::JobMetrics,
+    /// Its share of the process's budget, in bytes.
+    memory: u64,
 }
 
 impl std::fmt::Debug for Backup {
@@ -85,7 +90,9 @@ impl Task for Backup {
 
     async fn run(&self, due: Time, cancel: &Cancel) -> Ended {
         let ctx = self.ctx.with_cancel(cancel.clone());
-        let options = job::Options { why: job::Why::Due(due), retries: self.job.retries, retain: true, metrics: Some(self.metrics.clone()), ..job::Options::asked() };
+        let patience = job::Patience { retries: self.job.retries, unattended: true };
+        let options =
+            job::Options { why: job::Why::Due(due), patience, retain: true, memory: self.memory, metrics: Some(self.metrics.clone()), ..job::Options::asked(&self.job) };
         match job::run(&ctx, &self.job, &options).await {
             Ok(job::Outcome::Already(begun)) => {
                 tracing::info!("done already by another process, which began at {begun}");

@@ -74,7 +74,7 @@ pub async fn run(settings: Settings, options: Options, clock: Arc<dyn Clock>, st
     served.cancel();
     if let Some(server) = server {
         // Probes that are open get their answer; nobody is waited for.
-        let _ = tokio::time::timeout(Duration::from_millis(500), server).await;
+        drop(tokio::time::timeout(Duration::from_millis(500), server).await);
     }
     ended
 }

@@ -14,27 +14,38 @@ const LOCKED_PAUSE: Duration = Duration::from_secs(30);
 /// A lock is waited for at most this long.
 const LOCKED_FOR: Duration = Duration::from_secs(2 * 3600);
 
-/// Whether the same run may succeed later without a person doing anything.
-fn may_pass(kind: Kind) -> bool {
-    match kind {
-        // A program failed, a disk was full, a volume was not mounted yet.
-        Kind::Unavailable | Kind::Failed | Kind::NotFound => true,
-        Kind::Usage
-        | Kind::Config
-        | Kind::NoRepository
-        | Kind::WrongPassword
-        | Kind::Locked
-        | Kind::Incomplete
-        | Kind::Cancelled
-        | Kind::Denied
-        | Kind::Corrupt
-        | Kind::Bug => false,
+/// How much is tried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Patience {
+    /// Attempts after the first.
+    pub retries: u32,
+    /// Nobody is waiting for the answer: also what a person might rather be told at once is tried again (a program that
+    /// failed, a volume that is not there), and a locked repository is waited for, up to two hours.
+    pub unattended: bool,
+}
+
+impl Patience {
+    /// Whether the same run may succeed later without a person doing anything.
+    fn may_pass(self, kind: Kind) -> bool {
+        match kind {
+            Kind::Unavailable | Kind::Locked => true,
+            Kind::Failed | Kind::NotFound => self.unattended,
+            Kind::Usage
+            | Kind::Config
+            | Kind::NoRepository
+            | Kind::WrongPassword
+            | Kind::Incomplete
+            | Kind::Cancelled
+            | Kind::Denied
+            | Kind::Corrupt
+            | Kind::Bug => false,
+        }
     }
 }
 
-/// Runs `attempt` until it succeeds, fails for good, or `retries` more attempts have failed. Returns the number of
-/// attempts beyond the first too. `name` spreads the pauses of different jobs.
-pub(super) async fn run<T, F: Future<Output = Result<T>>>(name: &str, retries: u32, cancel: &Cancel, mut attempt: impl FnMut() -> F) -> (Result<T>, u64) {
+/// Runs `attempt` until it succeeds, fails for good, or as many more attempts have failed as `patience` allows. Returns
+/// the number of attempts beyond the first too. `name` spreads the pauses of different jobs.
+pub(super) async fn run<T, F: Future<Output = Result<T>>>(name: &str, patience: Patience, cancel: &Cancel, mut attempt: impl FnMut() -> F) -> (Result<T>, u64) {
     let (mut failed, mut waited) = (0u32, Duration::ZERO);
     loop {
         let error = match attempt().await {
@@ -43,10 +54,10 @@ pub(super) async fn run<T, F: Future<Output = Result<T>>>(name: &str, retries: u
         };
         let pause = if cancel.is_cancelled() {
             return (Err(error), u64::from(failed));
-        } else if error.kind() == Kind::Locked && retries > 0 && waited < LOCKED_FOR {
+        } else if error.kind() == Kind::Locked && patience.unattended && waited < LOCKED_FOR {
             waited += LOCKED_PAUSE;
             LOCKED_PAUSE
-        } else if may_pass(error.kind()) && failed < retries {
+        } else if patience.may_pass(error.kind()) && failed < patience.retries {
             failed += 1;
             pause(name, failed)
         } else {
@@ -74,9 +85,9 @@ mod tests {
 
     use super::*;
 
-    async fn attempts(kinds: &[Kind], retries: u32) -> (Result<u32>, u64, u32) {
+    async fn attempts(kinds: &[Kind], retries: u32, unattended: bool) -> (Result<u32>, u64, u32) {
         let made = Cell::new(0u32);
-        let (done, extra) = run("a/b", retries, &Cancel::new(), || {
+        let (done, extra) = run("a/b", Patience { retries, unattended }, &Cancel::new(), || {
             let n = made.get();
             made.set(n + 1);
             let kind = kinds.get(n as usize).copied();
@@ -88,24 +99,26 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_may_pass_is_tried_again_and_nothing_else() {
-        let (done, extra, made) = attempts(&[Kind::Unavailable, Kind::Failed], 2).await;
+        let (done, extra, made) = attempts(&[Kind::Unavailable, Kind::Failed], 2, true).await;
         assert_eq!((done.unwrap(), extra, made), (2, 2, 3));
-        let (done, extra, made) = attempts(&[Kind::Unavailable; 3], 2).await;
+        let (done, extra, made) = attempts(&[Kind::Unavailable; 3], 2, true).await;
         assert_eq!((done.unwrap_err().kind(), extra, made), (Kind::Unavailable, 2, 3));
         for kind in [Kind::Denied, Kind::WrongPassword, Kind::NoRepository, Kind::Corrupt, Kind::Cancelled, Kind::Config] {
-            let (done, extra, made) = attempts(&[kind], 9).await;
+            let (done, extra, made) = attempts(&[kind], 9, true).await;
             assert_eq!((done.unwrap_err().kind(), extra, made), (kind, 0, 1));
         }
+        // Somebody waits at the terminal.
+        assert_eq!(attempts(&[Kind::Failed], 9, false).await.2, 1);
+        assert_eq!(attempts(&[Kind::Unavailable], 9, false).await.2, 2);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_lock_is_waited_for_without_using_up_attempts() {
-        let (done, extra, made) = attempts(&[Kind::Locked; 50], 1).await;
+        let (done, extra, made) = attempts(&[Kind::Locked; 50], 1, true).await;
         assert_eq!((done.unwrap(), extra, made), (50, 0, 51));
-        let (done, _, made) = attempts(&[Kind::Locked; 1000], 1).await;
+        let (done, _, made) = attempts(&[Kind::Locked; 1000], 0, true).await;
         assert_eq!((done.unwrap_err().kind(), made), (Kind::Locked, 241));
-        // One-shot runs say so at once.
-        assert_eq!(attempts(&[Kind::Locked; 2], 0).await.2, 1);
+        assert_eq!(attempts(&[Kind::Locked; 9], 2, false).await.2, 3);
     }
 
     #[tokio::test(start_paused = true)]
@@ -117,7 +130,7 @@ mod tests {
             stop.cancel();
         });
         let begun = tokio::time::Instant::now();
-        let (done, _) = run::<(), _>("a/b", 5, &cancel, || async { Err(Error::new(Kind::Failed, "the disk is full")) }).await;
+        let (done, _) = run::<(), _>("a/b", Patience { retries: 5, unattended: true }, &cancel, || async { Err(Error::new(Kind::Failed, "the disk is full")) }).await;
         let error = done.unwrap_err();
         assert_eq!((error.kind(), begun.elapsed().as_secs()), (Kind::Cancelled, 3));
         assert!(error.report().contains("the disk is full"));

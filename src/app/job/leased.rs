@@ -40,12 +40,11 @@ pub(super) fn key(job: &JobName) -> Result<Key> {
 /// Asks for a job's lease. `lost` fires when somebody else took it over.
 pub(super) async fn acquire(store: &Arc<dyn Store>, job: &JobName, lost: &Cancel) -> Result<Asked> {
     let what = || format!("take the lease of job {job}");
-    let holder = lock_holder();
-    let owner = format!("{} (pid {})", holder.hostname, holder.pid);
+    let owner = owner();
     let key = key(job)?;
     // The token only has to differ from other tokens.
     let mut rng = <rand::rngs::StdRng as rand::SeedableRng>::from_os_rng();
-    let taken = Lease::acquire(Arc::clone(store), key.clone(), &owner, TTL, &mut rng).await.context(what)?;
+    let taken = Lease::acquire_or_inherit(Arc::clone(store), key.clone(), &owner, TTL, &mut rng, &is_dead).await.context(what)?;
     let Some(lease) = taken else {
         let holder = lease::peek(store.as_ref(), &key).await.context(what)?;
         return Ok(Asked::Elsewhere(holder.map_or_else(|| "another process".to_owned(), |h| format!("{} since {}", h.owner, h.acquired))));
@@ -55,12 +54,32 @@ pub(super) async fn acquire(store: &Arc<dyn Store>, job: &JobName, lost: &Cancel
     Ok(Asked::Taken(Held { stop: Some(stop), task }))
 }
 
+/// This process: machine, process, and the space in which that number means something (containers of one pod share
+/// a name, and each has its own process 1).
+fn owner() -> String {
+    let holder = lock_holder();
+    format!("{} (pid {}, {})", holder.hostname, holder.pid, pid_space())
+}
+
+fn pid_space() -> String {
+    std::fs::read_link("/proc/self/ns/pid").map_or_else(|_| "pid:?".to_owned(), |p| p.display().to_string())
+}
+
+/// Whether an owner is a process of this machine that is gone. Where that cannot be told, it is not.
+fn is_dead(owner: &str) -> bool {
+    let holder = lock_holder();
+    let of_here = owner.strip_prefix(&format!("{} (pid ", holder.hostname)).and_then(|rest| rest.strip_suffix(&format!(", {})", pid_space())));
+    let Some(pid) = of_here.and_then(|pid| pid.parse::<u32>().ok()) else { return false };
+    // Our own number on a lease that we ask for is another run of this process, which is alive.
+    pid != holder.pid && std::path::Path::new("/proc/self").exists() && !std::path::Path::new(&format!("/proc/{pid}")).exists()
+}
+
 impl Held {
     /// Gives it back, so that the next run need not wait for its end.
     pub(super) async fn release(mut self) {
         if let Some(stop) = self.stop.take() {
             // The task is gone if the lease was lost, and then there is nothing to give back.
-            let _ = stop.send(());
+            stop.send(()).ok();
         }
         let Ok(Some(lease)) = (&mut self.task).await else { return };
         if let Err(e) = lease.release().await {
@@ -85,6 +104,22 @@ async fn keep(mut lease: Lease, mut stopped: oneshot::Receiver<()>, lost: Cancel
             }
             // Nobody takes it before it ends; and if somebody does, the next refresh tells.
             Err(e) => tracing::warn!("the job's lease could not be refreshed, will try again: {e}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_process_of_this_machine_that_is_gone_is_dead() {
+        let host = lock_holder().hostname;
+        assert!(!is_dead(&owner()));
+        assert!(!is_dead(&format!("{host} (pid 1, {})", pid_space())));
+        assert!(is_dead(&format!("{host} (pid 4194999, {})", pid_space())), "beyond the largest number of a process");
+        for other in [format!("elsewhere (pid 4194999, {})", pid_space()), format!("{host} (pid 4194999, pid:[1])"), format!("{host} (pid x, {})", pid_space()), host, String::new()] {
+            assert!(!is_dead(&other), "{other}");
         }
     }
 }

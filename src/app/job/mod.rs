@@ -9,4 +9,5 @@ mod attempts;
 mod leased;
 mod run;
 
+pub use attempts::Patience;
 pub use run::{Options, Outcome, Why, last_success, run};

@@ -5,11 +5,12 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use super::super::facts::{is_complete, is_of_job};
+use super::super::retention::Rules;
 use super::super::{Context, backup, check_commands, collect, lock_holder, retention};
-use super::attempts;
+use super::attempts::{self, Patience};
 use super::leased::{self, Asked};
 use crate::config::settings::Job;
-use crate::error::{Context as _, Error, Kind, Result};
+use crate::error::{Error, Kind, Result};
 use crate::http::{JobMetrics, Run};
 use crate::model::Time;
 use crate::repository::{LockMode, Repository, Snapshot, WriterOptions};
@@ -33,8 +34,8 @@ pub enum Why {
 pub struct Options {
     /// Who wants it.
     pub why: Why,
-    /// Attempts after the first. 0 also means: do not wait for a locked repository.
-    pub retries: u32,
+    /// How much is tried.
+    pub patience: Patience,
     /// Apply the job's retention after a complete backup, and collect about once a day.
     pub retain: bool,
     /// Record a nearly empty volume over a large last snapshot.
@@ -43,15 +44,18 @@ pub struct Options {
     pub force: bool,
     /// Live counters.
     pub progress: Arc<backup::Progress>,
+    /// The memory budget of this run in bytes; 0: the process's.
+    pub memory: u64,
     /// Where results are counted.
     pub metrics: Option<JobMetrics>,
 }
 
 impl Options {
-    /// A run that somebody asked for: one attempt, no retention.
+    /// A run that somebody asked for: no retention, and the attempts that the job allows.
     #[must_use]
-    pub fn asked() -> Self {
-        Self { why: Why::Asked, retries: 0, retain: false, allow_empty: false, force: false, progress: Arc::default(), metrics: None }
+    pub fn asked(job: &Job) -> Self {
+        let patience = Patience { retries: job.retries, unattended: false };
+        Self { why: Why::Asked, patience, retain: false, allow_empty: false, force: false, progress: Arc::default(), metrics: None, memory: 0 }
     }
 }
 
@@ -64,6 +68,22 @@ pub enum Outcome {
     Already(Time),
     /// Another process is at it, by that name.
     Elsewhere(String),
+}
+
+impl Outcome {
+    /// For who asked for a run: the report of the new snapshot.
+    ///
+    /// # Errors
+    /// [`Kind::Locked`] while another process runs the job.
+    pub fn report(self, job: &Job) -> Result<backup::Report> {
+        let name = job.selector();
+        match self {
+            Outcome::Backed(report) => Ok(*report),
+            Outcome::Elsewhere(who) => Err(Error::new(Kind::Locked, format!("job {name} is running already: {who}"))
+                .hint("Wait for it to end. If that process is dead, the job can be run about a minute after its end.")),
+            Outcome::Already(begun) => Err(Error::new(Kind::Locked, format!("job {name} was done already, begun at {begun}"))),
+        }
+    }
 }
 
 /// Begin of the newest complete backup of a job; `None` if every snapshot was read and there is none.
@@ -121,6 +141,10 @@ async fn end_after(timeout: Duration, cancel: Cancel, late: Arc<AtomicBool>) {
     tokio::time::sleep(timeout).await;
     late.store(true, Relaxed);
     cancel.cancel();
+    loop {
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        tracing::error!("the run was told to stop when its timeout passed, and has not ended yet");
+    }
 }
 
 /// Takes the lease, runs, gives it back. Returns the number of attempts beyond the first too.
@@ -128,7 +152,7 @@ async fn leased(ctx: &Context, job: &Job, name: &str, options: &Options) -> (Res
     if let Err(e) = check_commands(&[job], ctx.settings()) {
         return (Err(e), 0);
     }
-    let (asked, opening) = attempts::run(name, options.retries, ctx.cancel(), || async {
+    let (asked, opening) = attempts::run(name, options.patience, ctx.cancel(), || async {
         let repo = ctx.repository(&job.tenant).await?;
         let asked = leased::acquire(repo.store(), &job.name, ctx.cancel()).await?;
         Ok((repo, asked))
@@ -139,7 +163,8 @@ async fn leased(ctx: &Context, job: &Job, name: &str, options: &Options) -> (Res
         Ok((_, Asked::Elsewhere(who))) => return (Ok(Outcome::Elsewhere(who)), opening),
         Err(e) => return (Err(e), opening),
     };
-    let left = options.retries.saturating_sub(u32::try_from(opening).unwrap_or(u32::MAX));
+    let left = options.patience.retries.saturating_sub(u32::try_from(opening).unwrap_or(u32::MAX));
+    let left = Patience { retries: left, ..options.patience };
     let (outcome, retries) = attempts::run(name, left, ctx.cancel(), || attempt(ctx, job, options, &repo)).await;
     if let Ok(Outcome::Backed(report)) = &outcome
         && report.complete
@@ -159,7 +184,10 @@ async fn attempt(ctx: &Context, job: &Job, options: &Options, repo: &Repository)
         }
     }
     let settings = ctx.settings();
-    let budget = memory::budget(settings.limits.memory.unwrap_or(memory::DEFAULT_BUDGET));
+    let budget = match options.memory {
+        0 => memory::budget(settings.limits.memory.unwrap_or(memory::DEFAULT_BUDGET)),
+        own => own,
+    };
     let request = backup::Request {
         environment: settings.environment.clone(),
         tenant: job.tenant.clone(),
@@ -204,7 +232,7 @@ async fn retain_locked(ctx: &Context, job: &Job, options: &Options, repo: &Repos
     let lock = repo.lock_within(LockMode::Shared, &lock_holder(), RETENTION_LOCK_WAIT, ctx.cancel()).await?;
     let applied = async {
         let snapshots = repo.load_snapshots().await?;
-        retention::apply(ctx, repo, job.into(), &snapshots, Some(&lock), retention::Options::default()).await
+        retention::apply(ctx, repo, &Rules::of(job), &snapshots, Some(&lock), retention::Options::default()).await
     }
     .await;
     let released = lock.release().await;
@@ -217,5 +245,8 @@ async fn retain_locked(ctx: &Context, job: &Job, options: &Options, repo: &Repos
     if let Some(refusal) = refusal {
         return Err(refusal);
     }
-    if retained.removed > 0 { collect::when_due(ctx, repo).await.context(|| "collect what no snapshot needs") } else { Ok(()) }
+    if retained.removed > 0 {
+        collect::when_due(ctx, repo).await?;
+    }
+    Ok(())
 }

@@ -1,5 +1,7 @@
 //! Jobs as the daemon and the one-shot command run them: leases, catching up, retention, pruning, reloads, ends.
 
+mod process;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,17 +38,22 @@ impl World {
     }
 
     /// A configuration file with these jobs of one tenant; `DATA` is the volume.
-    fn text(&self, jobs: &str) -> String {
-        let jobs = jobs.replace("DATA", &self.path().join("data").display().to_string());
+    fn text_of(jobs: &str, dir: &Path) -> String {
+        let jobs = jobs.replace("DATA", &dir.join("data").display().to_string());
         let jobs: String = jobs.lines().map(|l| format!("      {l}\n")).collect();
-        format!(
-            "environment: test\nrepository:\n  url: file://{}/store\n  password: {{ value: secret }}\ntenants:\n  acme:\n    jobs:\n{jobs}",
-            self.path().display()
-        )
+        format!("environment: test\nrepository:\n  url: file://{}/store\n  password: {{ value: secret }}\ntenants:\n  acme:\n    jobs:\n{jobs}", dir.display())
+    }
+
+    fn text(&self, jobs: &str) -> String {
+        Self::text_of(jobs, self.path())
+    }
+
+    fn settings_of(jobs: &str, dir: &Path) -> Settings {
+        config::load_text(&Self::text_of(jobs, dir), Format::Yaml, None, []).unwrap()
     }
 
     fn settings(&self, jobs: &str) -> Settings {
-        config::load_text(&self.text(jobs), Format::Yaml, None, []).unwrap()
+        Self::settings_of(jobs, self.path())
     }
 
     fn ctx(&self, jobs: &str) -> Context {
@@ -78,6 +85,12 @@ fn now() -> Time {
     SystemClock.now()
 }
 
+/// Somebody asked; nothing is tried again.
+fn asked() -> job::Options {
+    let any = World::settings_of("x: { volume: { path: /x }, retries: 0 }", Path::new("/nowhere"));
+    job::Options::asked(any.tenants.values().next().unwrap().jobs.values().next().unwrap())
+}
+
 const FILES: &str = "files: { volume: { path: DATA }, keep: { last: 2 }, retries: 0 }";
 
 #[tokio::test(flavor = "multi_thread")]
@@ -86,7 +99,7 @@ async fn a_due_run_is_made_once_whoever_asks() {
     let ctx = world.ctx(FILES);
     assert_eq!(job::last_success(&ctx, &job(&ctx, "files")).await.unwrap(), None);
     let due = now();
-    let options = |due| job::Options { why: job::Why::Due(due), ..job::Options::asked() };
+    let options = |due| job::Options { why: job::Why::Due(due), ..asked() };
     let first = report(run(&ctx, "files", &options(due)).await.unwrap());
     assert!(first.complete && first.started >= due);
     match run(&ctx, "files", &options(due)).await.unwrap() {
@@ -96,7 +109,7 @@ async fn a_due_run_is_made_once_whoever_asks() {
     assert_eq!(job::last_success(&ctx, &job(&ctx, "files")).await.unwrap(), Some(first.started));
     // Another process, due later; and somebody who asks in any case.
     report(run(&world.ctx(FILES), "files", &options(now())).await.unwrap());
-    report(run(&ctx, "files", &job::Options::asked()).await.unwrap());
+    report(run(&ctx, "files", &asked()).await.unwrap());
     assert_eq!(snapshots(&ctx).await.len(), 3);
 }
 
@@ -105,15 +118,15 @@ async fn a_job_does_not_overlap_with_itself() {
     let world = World::new().await;
     let jobs = "slow: { command: { run: [sh, -c, 'sleep 2; echo done'], file: out } }";
     let (one, two) = (world.ctx(jobs), world.ctx(jobs));
-    let first = tokio::spawn(async move { run(&one, "slow", &job::Options::asked()).await });
+    let first = tokio::spawn(async move { run(&one, "slow", &asked()).await });
     tokio::time::sleep(Duration::from_millis(1000)).await;
-    match run(&two, "slow", &job::Options::asked()).await.unwrap() {
+    match run(&two, "slow", &asked()).await.unwrap() {
         job::Outcome::Elsewhere(who) => assert!(who.contains(&format!("pid {}", std::process::id())), "{who}"),
         other => panic!("{other:?}"),
     }
     report(first.await.unwrap().unwrap());
     // Given back at once.
-    report(run(&two, "slow", &job::Options::asked()).await.unwrap());
+    report(run(&two, "slow", &asked()).await.unwrap());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -123,7 +136,7 @@ async fn a_lost_lease_ends_the_run_without_a_snapshot() {
     let store = ctx.repository(&"acme".parse().unwrap()).await.unwrap().store().clone();
     let running = {
         let ctx = ctx.clone();
-        tokio::spawn(async move { run(&ctx, "slow", &job::Options::asked()).await })
+        tokio::spawn(async move { run(&ctx, "slow", &asked()).await })
     };
     tokio::time::sleep(Duration::from_secs(1)).await;
     // As if it had expired while this process stood still.
@@ -143,7 +156,8 @@ async fn a_run_past_its_timeout_is_stopped_and_says_so() {
     let world = World::new().await;
     let ctx = world.ctx("slow: { command: { run: [sh, -c, 'echo part; sleep 60'], file: out }, timeout: 1s, retries: 5 }");
     let metrics = Metrics::default();
-    let options = job::Options { retries: 5, metrics: Some(metrics.job("acme", "slow")), ..job::Options::asked() };
+    let patience = job::Patience { retries: 5, unattended: true };
+    let options = job::Options { patience, metrics: Some(metrics.job("acme", "slow")), ..asked() };
     let begun = std::time::Instant::now();
     let error = run(&ctx, "slow", &options).await.unwrap_err();
     assert!(begun.elapsed() < Duration::from_secs(20));
@@ -156,7 +170,7 @@ async fn a_run_past_its_timeout_is_stopped_and_says_so() {
 async fn retention_follows_complete_backups_only() {
     let world = World::new().await;
     let metrics = Metrics::default();
-    let options = |ctx: &Context| job::Options { retain: true, metrics: Some(metrics.job("acme", "files")), why: job::Why::Asked, ..job::Options { retries: job(ctx, "files").retries, ..job::Options::asked() } };
+    let options = |_: &Context| job::Options { retain: true, metrics: Some(metrics.job("acme", "files")), ..asked() };
     let ctx = world.ctx(FILES);
     for _ in 0..4 {
         report(run(&ctx, "files", &options(&ctx)).await.unwrap());
@@ -179,10 +193,8 @@ async fn retention_follows_complete_backups_only() {
     assert_eq!(snapshots(&ctx).await.len(), 2);
 }
 
-async fn prune_once(ctx: &Context, options: prune::Options) -> (prune::Pruned, Option<strongroom::error::Error>) {
-    let mut all = prune::run(ctx, None, options).await.unwrap();
-    assert_eq!(all.len(), 1);
-    all.remove(0)
+async fn prune_once(ctx: &Context, options: prune::Options) -> (prune::TenantPrune, Option<strongroom::error::Error>) {
+    prune::run(ctx, &"acme".parse().unwrap(), None, &options).await.unwrap()
 }
 
 /// Writes snapshots of other days without data of their own.
@@ -202,7 +214,7 @@ async fn fake_snapshots(ctx: &Context, count: u32, change: impl Fn(u32, &mut Sna
 async fn prune_shows_its_plan_follows_it_and_leaves_the_rest() {
     let world = World::new().await;
     let ctx = world.ctx("files: { volume: { path: DATA }, keep: { daily: 3 } }\nother: { volume: { path: DATA } }");
-    report(run(&ctx, "files", &job::Options::asked()).await.unwrap());
+    report(run(&ctx, "files", &asked()).await.unwrap());
     fake_snapshots(&ctx, 9, |n, file| match n {
         4 => file.tags.push("hold".into()),
         5 => file.tags.clear(),
@@ -233,10 +245,36 @@ async fn prune_shows_its_plan_follows_it_and_leaves_the_rest() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_another_program_altered_pushes_nothing_out() {
+    let world = World::new().await;
+    let ctx = world.ctx("files: { volume: { path: DATA }, keep: { last: 2 } }");
+    for n in 0..3 {
+        std::fs::write(world.path().join("data/file"), format!("content {n}")).unwrap();
+        report(run(&ctx, "files", &asked()).await.unwrap());
+    }
+    let repo = ctx.repository(&"acme".parse().unwrap()).await.unwrap();
+    let mut all = repo.load_snapshots().await.unwrap();
+    // The newest one loses its content, as by `restic rewrite --exclude`; the one before is only held and let go again.
+    let (newest, before) = (all.pop().unwrap(), all.pop().unwrap());
+    let reader = repo.reader(repo.load_index().await.unwrap());
+    let own = tokio::task::spawn_blocking(move || reader.tree(newest.file.tree).unwrap().into_iter().find(|n| n.name == b".strongroom").unwrap()).await.unwrap();
+    let strongroom::model::NodeKind::Dir { subtree: Some(tree) } = own.kind else { panic!("{own:?}") };
+    repo.save_snapshot(&SnapshotFile { tree, original: Some(newest.id), ..newest.file }).await.unwrap();
+    repo.save_snapshot(&SnapshotFile { original: Some(before.id), ..before.file }).await.unwrap();
+    repo.remove_snapshot(newest.id).await.unwrap();
+    repo.remove_snapshot(before.id).await.unwrap();
+    let (plan, _) = prune_once(&ctx, prune::Options { dry_run: true, ..prune::Options::default() }).await;
+    let actions: Vec<Action> = plan.jobs[0].snapshots.iter().map(|s| s.action).collect();
+    assert_eq!(actions, [Action::Keep, Action::Keep, Action::Keep], "{:?}", plan.jobs[0].snapshots);
+    assert!(plan.jobs[0].snapshots[0].reasons[0].contains("altered"), "{:?}", plan.jobs[0].snapshots);
+    assert!(!plan.jobs[0].snapshots[1].reasons[0].contains("altered"), "{:?}", plan.jobs[0].snapshots);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn prune_refuses_an_unusual_share_until_forced_and_waits_for_nobody() {
     let world = World::new().await;
     let ctx = world.ctx(FILES);
-    report(run(&ctx, "files", &job::Options::asked()).await.unwrap());
+    report(run(&ctx, "files", &asked()).await.unwrap());
     fake_snapshots(&ctx, 30, |_, _| {}).await;
     let (plan, error) = prune_once(&ctx, prune::Options::default()).await;
     let error = error.unwrap();
@@ -246,8 +284,8 @@ async fn prune_refuses_an_unusual_share_until_forced_and_waits_for_nobody() {
 
     let repo = ctx.repository(&"acme".parse().unwrap()).await.unwrap();
     let lock = repo.lock(LockMode::Shared, &app::lock_holder(), &Cancel::new()).await.unwrap();
-    let (_, error) = prune_once(&ctx, prune::Options { force: true, ..prune::Options::default() }).await;
-    assert_eq!(error.unwrap().kind(), Kind::Locked);
+    let locked = prune::run(&ctx, &"acme".parse().unwrap(), None, &prune::Options { force: true, ..prune::Options::default() }).await;
+    assert_eq!(locked.unwrap_err().kind(), Kind::Locked);
     lock.release().await.unwrap();
     let (_, error) = prune_once(&ctx, prune::Options { force: true, ..prune::Options::default() }).await;
     assert!(error.is_none(), "{error:?}");
@@ -341,5 +379,5 @@ async fn a_daemon_that_is_stopped_cancels_its_jobs() {
     assert!(snapshots(&ctx).await.is_empty());
     // So is the lease: the next run need not wait.
     let quick = world.ctx("slow: { command: { run: [echo, hello], file: out } }");
-    report(run(&quick, "slow", &job::Options::asked()).await.unwrap());
+    report(run(&quick, "slow", &asked()).await.unwrap());
 }
