@@ -2,8 +2,7 @@
 
 use std::collections::HashSet;
 
-use super::Context;
-use super::facts::INCOMPLETE;
+use super::{Context, altered};
 use super::select::{Found, Pick, Reference, find_but};
 use crate::error::{Error, Kind, Result};
 use crate::model::TenantName;
@@ -30,8 +29,8 @@ pub async fn choose(ctx: &Context, reference: &Reference) -> Result<Found> {
     let mut warnings = Vec::new();
     loop {
         let mut found = find_but(ctx, reference, &passed_over).await?;
-        if let Some(why) = altered(&found).await? {
-            warnings.push(format!("snapshot {} {why}", found.snapshot.id.short()));
+        if !altered::find(&found.repository, std::slice::from_ref(&found.snapshot)).await?.is_empty() {
+            warnings.push(format!("snapshot {} was altered by another program since it was made: it may lack something", found.snapshot.id.short()));
             if !matches!(reference.pick, Pick::Id(_)) {
                 passed_over.insert(found.snapshot.id);
                 continue;
@@ -62,16 +61,4 @@ pub fn source_of(found: &Found) -> Result<Source> {
         Some(other) => Err(Error::new(Kind::Failed, format!("snapshot {} was made from a source this version does not know: {other}", found.snapshot.id.short()))
             .hint("Restore it with a newer version, or as plain files with `restic restore`.")),
     }
-}
-
-/// Why a snapshot of ours is not what its backup made, if it is not. Another tool's `rewrite` leaves the tags, but not
-/// the trees that the manifest names.
-async fn altered(found: &Found) -> Result<Option<String>> {
-    let file = &found.snapshot.file;
-    if file.tag("job").is_none() || file.has_tag(INCOMPLETE) {
-        return Ok(None);
-    }
-    let reader = found.repository.reader(found.repository.load_index().await?);
-    let root = file.tree;
-    super::blocking(move || super::altered::difference(&reader, root)).await
 }

@@ -10,22 +10,45 @@ use super::facts::{HOLD, is_complete};
 use super::{Context, altered};
 use crate::config::settings::Job;
 use crate::error::{Context as _, Error, Result};
-use crate::model::{Id, Time};
+use crate::model::{Id, TenantName, Time};
 use crate::repository::{RepoLock, Repository, Snapshot};
 use crate::retention::{Action, Candidate, Guards, Keep, Plan, plan};
 use crate::schedule::Spec;
 
+/// What is kept of which job.
+#[derive(Debug, Clone)]
+pub struct Rules {
+    /// Whose.
+    pub tenant: TenantName,
+    /// The job in the snapshots' tags; need not be in the configuration.
+    pub job: String,
+    /// The rules.
+    pub keep: Keep,
+    /// The calendar they are counted in.
+    pub zone: TimeZone,
+}
+
+impl Rules {
+    /// Those of the configuration, in the calendar of the job's schedule.
+    #[must_use]
+    pub fn of(job: &Job) -> Self {
+        let zone = match &job.schedule {
+            Spec::Cron { timezone, .. } => TimeZone::get(timezone).unwrap_or(TimeZone::UTC),
+            Spec::Every(_) | Spec::Never => TimeZone::UTC,
+        };
+        Self { tenant: job.tenant.clone(), job: job.name.to_string(), keep: job.keep.unwrap_or_default(), zone }
+    }
+}
+
 /// What happens to the snapshots of one job, and why. Part of the `--json` output of `prune`.
 #[derive(Debug, Clone, Serialize)]
-pub struct Retained {
-    /// Whose.
-    pub tenant: String,
+pub struct JobPrune {
     /// Which job.
     pub job: String,
     /// The rules, in English.
     pub keep: String,
     /// One for each snapshot of the job, newest first.
-    pub snapshots: Vec<Fate>,
+    pub snapshots: Vec<Verdict>,
     /// What a person should look at, one sentence each.
     pub alarms: Vec<String>,
     /// Why nothing was removed although the plan says so. Absent where the plan was followed, or would be.
@@ -34,9 +57,9 @@ pub struct Retained {
     pub removed: usize,
 }
 
-/// One snapshot's part in the plan.
+/// What happens to one snapshot, and why.
 #[derive(Debug, Clone, Serialize)]
-pub struct Fate {
+pub struct Verdict {
     /// Which.
     pub id: Id,
     /// When its backup began.
@@ -49,8 +72,8 @@ pub struct Fate {
     pub reasons: Vec<String>,
 }
 
-impl Retained {
-    /// How many snapshots have this fate.
+impl JobPrune {
+    /// How many snapshots this happens to.
     #[must_use]
     pub fn count(&self, action: Action) -> usize {
         self.snapshots.iter().filter(|f| f.action == action).count()
@@ -66,30 +89,6 @@ pub struct Options {
     pub force: bool,
 }
 
-/// Whose snapshots it is about, and which of them stay.
-#[derive(Debug, Clone, Copy)]
-pub struct Subject<'a> {
-    /// Whose.
-    pub tenant: &'a str,
-    /// The job in the snapshots' tags.
-    pub job: &'a str,
-    /// The rules.
-    pub keep: Keep,
-    /// IANA name of the time zone whose calendar the rules are counted in.
-    pub timezone: &'a str,
-}
-
-impl<'a> From<&'a Job> for Subject<'a> {
-    /// As configured, in the calendar of the job's schedule.
-    fn from(job: &'a Job) -> Self {
-        let timezone = match &job.schedule {
-            Spec::Cron { timezone, .. } => timezone,
-            Spec::Every(_) | Spec::Never => "UTC",
-        };
-        Self { tenant: job.tenant.as_str(), job: job.name.as_str(), keep: job.keep.unwrap_or_default(), timezone }
-    }
-}
-
 /// Plans a job's retention from `snapshots` (all of the repository's) and, unless it is a dry run, removes what the plan
 /// lets go, oldest first. `lock` is checked before each removal; `None` only for dry runs.
 ///
@@ -97,17 +96,15 @@ impl<'a> From<&'a Job> for Subject<'a> {
 ///
 /// # Errors
 /// The store's failures. What was removed until then stays removed; running it again does the rest.
-pub async fn apply(ctx: &Context, repo: &Repository, of: Subject<'_>, snapshots: &[Snapshot], lock: Option<&RepoLock>, options: Options) -> Result<(Retained, Option<Error>)> {
-    let what = || format!("apply retention of {}/{}", of.tenant, of.job);
+pub async fn apply(ctx: &Context, repo: &Repository, rules: &Rules, snapshots: &[Snapshot], lock: Option<&RepoLock>, options: Options) -> Result<(JobPrune, Option<Error>)> {
+    let what = || format!("apply retention of {}/{}", rules.tenant, rules.job);
     let altered = altered::find(repo, snapshots).await.context(what)?;
     let candidates: Vec<Candidate> = snapshots.iter().map(|s| candidate(s, altered.contains(&s.id))).collect();
     // Both clocks as close together as can be had.
     let store_now = ctx.store_time(repo.store()).await.context(what)?;
-    // The configuration was checked; a zone that is gone since moves the edges of days by hours, no more.
-    let zone = TimeZone::get(of.timezone).unwrap_or(TimeZone::UTC);
-    let guards = Guards { force: options.force, zone, ..Guards::new(ctx.clock().now(), store_now) };
-    let plan = plan(of.job, &candidates, &of.keep, &guards);
-    let mut out = describe(of, &plan);
+    let guards = Guards { force: options.force, zone: rules.zone.clone(), ..Guards::new(ctx.clock().now(), store_now) };
+    let plan = plan(&rules.job, &candidates, &rules.keep, &guards);
+    let mut out = describe(rules, &plan);
     for alarm in &out.alarms {
         tracing::warn!("{alarm}");
     }
@@ -148,16 +145,8 @@ fn candidate(snapshot: &Snapshot, altered: bool) -> Candidate {
     }
 }
 
-fn describe(of: Subject<'_>, plan: &Plan) -> Retained {
-    let own = plan.decisions.iter().filter(|d| d.snapshot.job.as_deref() == Some(of.job));
-    let fates = own.map(|d| Fate { id: d.snapshot.id, time: d.snapshot.time, bytes: d.snapshot.size, action: d.action, reasons: d.reasons.clone() });
-    Retained {
-        tenant: of.tenant.to_owned(),
-        job: of.job.to_owned(),
-        keep: of.keep.describe(),
-        snapshots: fates.collect(),
-        alarms: plan.alarms.clone(),
-        refused: None,
-        removed: 0,
-    }
+fn describe(rules: &Rules, plan: &Plan) -> JobPrune {
+    let own = plan.decisions.iter().filter(|d| d.snapshot.job.as_deref() == Some(rules.job.as_str()));
+    let verdicts = own.map(|d| Verdict { id: d.snapshot.id, time: d.snapshot.time, bytes: d.snapshot.size, action: d.action, reasons: d.reasons.clone() });
+    JobPrune { job: rules.job.clone(), keep: rules.keep.describe(), snapshots: verdicts.collect(), alarms: plan.alarms.clone(), refused: None, removed: 0 }
 }

@@ -118,8 +118,10 @@ pub(super) async fn run(s: &Session, a: Args) -> Result<Done> {
     let board = Board::new(s.global.quiet, s.global.log_format == super::args::LogFormat::Json);
     let at_once = ctx.settings().limits.jobs.min(jobs.len());
     let runs = jobs.into_iter().map(|j| {
-        let retries = a.retries.unwrap_or(if ad_hoc { 0 } else { j.retries });
-        let options = job::Options { force: a.force, allow_empty: a.allow_empty, patience: job::Patience { retries, unattended: false }, progress: Arc::new(Progress::default()), ..job::Options::asked(j) };
+        let mut options = job::Options { force: a.force, allow_empty: a.allow_empty, progress: Arc::new(Progress::default()), ..job::Options::asked(j) };
+        if let Some(retries) = a.retries.or(ad_hoc.then_some(0)) {
+            options.patience.retries = retries;
+        }
         let (ctx, board) = (&ctx, &board);
         async move {
             let follower = board.follow(j.selector().to_string(), options.progress.clone());

@@ -1,14 +1,13 @@
 //! `strongroom prune`
 
 use std::fmt::Write as _;
-use std::time::Duration;
 
 use super::args::Place;
 use super::output::{self, Table};
 use super::session::Session;
 use super::Done;
 use crate::app::collect;
-use crate::app::prune::{self, Action, Keep, Options, Pruned};
+use crate::app::prune::{self, Action, Keep, Options, TenantPrune};
 use crate::error::{Error, Kind, Result};
 use crate::model::Selector;
 use crate::config::parse_duration;
@@ -24,9 +23,9 @@ pub(super) struct Args {
     /// Pass the guard against removing an unusual share at once
     #[arg(long)]
     force: bool,
-    /// Wait so many seconds for others to end before giving up
-    #[arg(long, value_name = "SECONDS", default_value_t = 0)]
-    lock_wait: u64,
+    /// Remove snapshots, but leave their data for another run
+    #[arg(long)]
+    forget_only: bool,
     #[command(flatten)]
     place: Place,
     #[command(flatten)]
@@ -78,40 +77,54 @@ impl KeepArgs {
 
 pub(super) async fn run(s: &Session, a: Args) -> Result<Done> {
     let ctx = s.context(&a.place, a.selector.as_ref())?;
-    let options = Options { dry_run: a.dry_run, force: a.force, keep: a.keep.rules()?, lock_wait: Duration::from_secs(a.lock_wait) };
-    let (done, failed): (Vec<Pruned>, Vec<Option<Error>>) = prune::run(&ctx, a.selector.as_ref(), options).await?.into_iter().unzip();
-    let failed: Vec<Error> = failed.into_iter().flatten().collect();
+    let options = Options { dry_run: a.dry_run, force: a.force, keep: a.keep.rules()?, forget_only: a.forget_only };
+    let job = a.selector.as_ref().and_then(|x| x.job.as_ref());
+    let (mut done, mut failed) = (Vec::new(), Vec::new());
+    for tenant in ctx.tenants(a.selector.as_ref())? {
+        s.cancel.check()?;
+        match prune::run(&ctx, &tenant.name, job, &options).await {
+            Ok((one, refused)) => {
+                done.push(one);
+                failed.extend(refused);
+            }
+            Err(e) => failed.push(e),
+        }
+    }
+    if done.is_empty() && failed.len() == 1 {
+        return Err(failed.remove(0));
+    }
     let errors: Vec<_> = failed.iter().map(output::error_json).collect();
     s.out.print(&serde_json::json!({ "tenants": done, "errors": errors }), |t| done.iter().for_each(|p| text(t, p)))?;
+    done.iter().flat_map(|p| &p.jobs).for_each(|j| output::warn(&j.alarms));
     failed.iter().for_each(|e: &Error| output::print_error(e, false));
     Ok(output::worst(&failed))
 }
 
-fn text(t: &mut String, p: &Pruned) {
+fn text(t: &mut String, p: &TenantPrune) {
     for job in &p.jobs {
         let _ = writeln!(t, "{}/{}: keep {}", p.tenant, job.job, job.keep);
         let mut table = Table::new(&["ACTION", "ID", "TIME (UTC)", "SIZE", "WHY"]);
         for v in &job.snapshots {
-            let action = format!("{:?}", v.action).to_lowercase();
-            table.row(vec![action, v.id.short(), output::time(v.time), output::size(v.bytes), v.reasons.join(", ")]);
+            let action = match v.action {
+                Action::Keep => "keep",
+                Action::Remove => "remove",
+                Action::Ignore => "ignore",
+            };
+            table.row(vec![action.into(), v.id.short(), output::time(v.time), output::size(v.bytes), v.reasons.join(", ")]);
         }
         if !job.snapshots.is_empty() {
             table.write(t);
         }
-        let going = job.count(Action::Remove);
-        let _ = match &job.refused {
-            Some(_) => writeln!(t, "{}/{}: {going} of {} snapshots would go, refused", p.tenant, job.job, job.snapshots.len()),
-            None if p.dry_run => writeln!(t, "{}/{}: {going} of {} snapshots would go", p.tenant, job.job, job.snapshots.len()),
-            None => writeln!(t, "{}/{}: {} of {} snapshots removed", p.tenant, job.job, job.removed, job.snapshots.len()),
-        };
     }
-    for (job, n) in &p.unconfigured {
-        let _ = writeln!(t, "{}: {n} snapshots of job {job} stay: it is not in the configuration", p.tenant);
+    for (job, count) in &p.unconfigured {
+        let _ = writeln!(t, "{}: {count} snapshots of job {job} stay, which is not in the configuration", p.tenant);
     }
     if p.foreign > 0 {
         let _ = writeln!(t, "{}: {} snapshots of other programs stay", p.tenant, p.foreign);
     }
-    if let Some(stats) = &p.collected {
-        let _ = writeln!(t, "{}: {}", p.tenant, collect::describe(stats));
+    let would = if p.dry_run { "would be removed" } else { "removed" };
+    let _ = writeln!(t, "{}: {} snapshots {would}", p.tenant, p.removed);
+    if let Some(c) = &p.collected {
+        let _ = writeln!(t, "{}: collected {}", p.tenant, collect::describe(c));
     }
 }

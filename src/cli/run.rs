@@ -1,26 +1,27 @@
 //! `strongroom run`
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::Done;
 use super::session::Session;
-use crate::app::daemon;
-use crate::error::Result;
+use crate::app::daemon::{self, Options};
+use crate::config::{Settings, parse_duration};
+use crate::error::{Error, Kind, Result};
 use crate::runtime::SystemClock;
 
 /// Run the daemon: jobs by schedule, metrics, health. SIGHUP or a changed file loads the configuration anew
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// How long running jobs have to end after SIGTERM, in seconds; a few less than the pod's own grace period
-    #[arg(long, env = "STRONGROOM_GRACE", value_name = "SECONDS", default_value_t = 25)]
-    grace: u64,
+    /// How long running jobs have to end after SIGTERM; keep it below the pod's own grace period
+    #[arg(long, value_name = "TIME", default_value = "25s")]
+    grace: String,
 }
 
 pub(super) async fn run(s: &Session, a: Args) -> Result<Done> {
-    let path = s.config_path()?;
-    let settings = s.load(&path)?;
-    let options = daemon::Options { grace: Duration::from_secs(a.grace), ..daemon::Options::new(Some(path)) };
+    let grace = parse_duration(&a.grace).map_err(|e| e.with_kind(Kind::Usage).context("--grace"))?;
+    let file = s.config_path()?;
+    let settings: Settings = s.load(&file).map_err(Error::from)?;
+    let options = Options { grace, ..Options::new(Some(file)) };
     daemon::run(settings, options, Arc::new(SystemClock), s.cancel.clone()).await?;
     Ok(Done::Ok)
 }

@@ -6,6 +6,7 @@ mod backup;
 mod config;
 mod daemon;
 mod engine;
+mod cli;
 mod command;
 mod judges;
 mod pg_dump;

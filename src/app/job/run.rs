@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use super::super::facts::{is_complete, is_of_job};
+use super::super::retention::Rules;
 use super::super::{Context, backup, check_commands, collect, lock_holder, retention};
 use super::attempts::{self, Patience};
 use super::leased::{self, Asked};
@@ -231,7 +232,7 @@ async fn retain_locked(ctx: &Context, job: &Job, options: &Options, repo: &Repos
     let lock = repo.lock_within(LockMode::Shared, &lock_holder(), RETENTION_LOCK_WAIT, ctx.cancel()).await?;
     let applied = async {
         let snapshots = repo.load_snapshots().await?;
-        retention::apply(ctx, repo, job.into(), &snapshots, Some(&lock), retention::Options::default()).await
+        retention::apply(ctx, repo, &Rules::of(job), &snapshots, Some(&lock), retention::Options::default()).await
     }
     .await;
     let released = lock.release().await;

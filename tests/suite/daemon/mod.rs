@@ -193,10 +193,8 @@ async fn retention_follows_complete_backups_only() {
     assert_eq!(snapshots(&ctx).await.len(), 2);
 }
 
-async fn prune_once(ctx: &Context, options: prune::Options) -> (prune::Pruned, Option<strongroom::error::Error>) {
-    let mut all = prune::run(ctx, None, options).await.unwrap();
-    assert_eq!(all.len(), 1);
-    all.remove(0)
+async fn prune_once(ctx: &Context, options: prune::Options) -> (prune::TenantPrune, Option<strongroom::error::Error>) {
+    prune::run(ctx, &"acme".parse().unwrap(), None, &options).await.unwrap()
 }
 
 /// Writes snapshots of other days without data of their own.
@@ -286,8 +284,8 @@ async fn prune_refuses_an_unusual_share_until_forced_and_waits_for_nobody() {
 
     let repo = ctx.repository(&"acme".parse().unwrap()).await.unwrap();
     let lock = repo.lock(LockMode::Shared, &app::lock_holder(), &Cancel::new()).await.unwrap();
-    let (_, error) = prune_once(&ctx, prune::Options { force: true, ..prune::Options::default() }).await;
-    assert_eq!(error.unwrap().kind(), Kind::Locked);
+    let locked = prune::run(&ctx, &"acme".parse().unwrap(), None, &prune::Options { force: true, ..prune::Options::default() }).await;
+    assert_eq!(locked.unwrap_err().kind(), Kind::Locked);
     lock.release().await.unwrap();
     let (_, error) = prune_once(&ctx, prune::Options { force: true, ..prune::Options::default() }).await;
     assert!(error.is_none(), "{error:?}");
