@@ -127,8 +127,7 @@ pub async fn run(ctx: &Context, job: &Job, options: &Options) -> Result<Outcome>
         };
         let mut run = Run { retries, ..Run::new("backup", began, ended, failure) };
         if let Ok(Outcome::Backed(report)) = &outcome {
-            run.start = report.started;
-            run.end = report.ended;
+            (run.snapshot, run.end) = (Some(report.started), report.ended);
             (run.read_bytes, run.added_bytes, run.stored_bytes) = (report.bytes_read, report.bytes_added, report.bytes_stored);
             (run.missing, run.warnings) = (report.missing.len() as u64, report.warnings.len() as u64);
         }
