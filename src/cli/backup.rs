@@ -118,7 +118,8 @@ pub(super) async fn run(s: &Session, a: Args) -> Result<Done> {
     let board = Board::new(s.global.quiet, s.global.log_format == super::args::LogFormat::Json);
     let at_once = ctx.settings().limits.jobs.min(jobs.len());
     let runs = jobs.into_iter().map(|j| {
-        let mut options = job::Options { force: a.force, allow_empty: a.allow_empty, progress: Arc::new(Progress::default()), ..job::Options::asked(j) };
+        let memory = crate::app::memory_share(ctx.settings(), at_once);
+        let mut options = job::Options { memory, force: a.force, allow_empty: a.allow_empty, progress: Arc::new(Progress::default()), ..job::Options::asked(j) };
         if let Some(retries) = a.retries.or(ad_hoc.then_some(0)) {
             options.patience.retries = retries;
         }
