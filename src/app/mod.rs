@@ -21,6 +21,7 @@ mod read_lock;
 pub mod restore;
 pub mod restore_command;
 pub mod restore_dump;
+pub mod restore_volume;
 pub mod retention;
 pub mod select;
 mod server;

@@ -67,6 +67,23 @@ pub struct Found {
     pub warnings: Vec<String>,
 }
 
+impl Found {
+    /// `tenant/job` for messages.
+    #[must_use]
+    pub fn label(&self) -> String {
+        match self.snapshot.file.tag("job") {
+            Some(job) => format!("{}/{job}", self.tenant),
+            None => format!("{}:{}", self.tenant, self.snapshot.id.short()),
+        }
+    }
+
+    /// Bytes of everything in it, where that was recorded.
+    #[must_use]
+    pub fn bytes(&self) -> Option<u64> {
+        self.snapshot.file.summary.as_ref().map(|s| s.total_bytes_processed)
+    }
+}
+
 /// Finds the one snapshot that is meant.
 ///
 /// # Errors

@@ -1,5 +1,7 @@
 //! `strongroom restore`
 
+mod volume;
+
 use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::time::Instant;
@@ -119,12 +121,15 @@ pub(super) async fn run(s: &Session, a: Args) -> Result<Done> {
     if let Some(tenant) = &a.r#as {
         restore::authorize(&ctx, tenant).await?;
     }
+    if a.volume.if_empty {
+        return volume::if_empty(s, &ctx, &a, &pick).await;
+    }
     let reference = Reference { selector: a.selector.clone(), pick };
     let found = restore::choose(&ctx, &reference).await?;
     output::warn(&found.warnings);
     a.check_options(restore::source_of(&found)?)?;
     match restore::source_of(&found)? {
-        Source::Volume => Err(Error::new(Kind::Failed, "restoring volumes is not available yet")),
+        Source::Volume => volume::run(s, &a, &found).await,
         Source::PgDump => dump(s, &a, &found).await,
         Source::Command => program_output(s, &a, &found).await,
     }
@@ -162,6 +167,14 @@ impl Args {
                 Err(Error::new(Kind::Usage, format!("{name} is for {}, and this snapshot holds {}", word(*of), word(source))))
             }
             None => Ok(()),
+        }
+    }
+
+    fn directory(&self) -> Result<PathBuf> {
+        match self.to()? {
+            "-" => Err(Error::new(Kind::Usage, "a volume is restored into a directory").hint("`strongroom cat` writes one file to standard output.")),
+            dir if dir.contains("://") => Err(Error::new(Kind::Usage, format!("a volume is restored into a directory, and {dir} is a URL"))),
+            dir => std::path::absolute(dir).map_err(|e| Error::new(Kind::Usage, format!("--to {dir}")).because(e)),
         }
     }
 
