@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::Context;
 use super::facts::{is_complete, is_of_job};
+use super::read_lock::with_read_lock;
 use super::select::{self, Found, Pick};
 use crate::crypto::sha256_many;
 use crate::error::{Context as _, Error, Kind, Result};
@@ -20,9 +21,12 @@ use crate::runtime::Cancel;
 /// # Errors
 /// As [`directory::restore`]. Files that could not be restored are in the report instead.
 pub async fn run(found: &Found, to: PathBuf, options: Options, progress: Arc<Progress>, cancel: &Cancel) -> Result<Report> {
-    let reader = found.repository.reader(found.repository.load_index().await?);
-    let (snapshot, cancel) = (found.snapshot.clone(), cancel.clone());
-    super::blocking(move || restore(reader, &snapshot, &to, options, &progress, &cancel)).await
+    with_read_lock(&found.repository, cancel, async {
+        let reader = found.repository.reader(found.repository.load_index().await?);
+        let (snapshot, cancel) = (found.snapshot.clone(), cancel.clone());
+        super::blocking(move || restore(reader, &snapshot, &to, options, &progress, &cancel)).await
+    })
+    .await
 }
 
 fn restore(reader: Reader, snapshot: &Snapshot, to: &Path, mut options: Options, progress: &Progress, cancel: &Cancel) -> Result<Report> {
