@@ -325,3 +325,46 @@ fn the_command_surface_is_there_and_explains_itself() {
     assert_eq!(schema["title"], "Strongroom configuration");
     assert!(schema["$defs"].is_object());
 }
+
+#[test]
+fn a_volume_is_restored_and_restored_only_once_if_empty() {
+    let dir = place();
+    let d = dir.path();
+    // Before there is a backup: nothing to restore is an answer, an unreachable repository is not.
+    let fresh = ["restore", "default/volume", "--to", "new", "--if-empty"];
+    let unknown = run(d, &["restore", "default/volume", "--to", "unknown", "--if-empty", "--repository", "nowhere", "--password-file", "p"]).exits(10);
+    assert!(unknown.err.contains("no repository"), "{}", unknown.err);
+    let first = run(d, &with(&fresh)).ok().json();
+    assert_eq!((first["outcome"].as_str(), first["snapshot"].is_null()), (Some("fresh"), true));
+    run(d, &with(&["backup", "--volume", "data"])).ok();
+    assert_eq!(run(d, &with(&fresh)).ok().json()["outcome"], "left_alone", "settled before");
+
+    let into = run(d, &with(&["restore", "default/volume", "--to", "empty", "--if-empty"])).ok().json();
+    assert_eq!((into["outcome"].as_str(), into["result"]["files"].as_u64()), (Some("restored"), Some(2)), "{into}");
+    assert_eq!(std::fs::read_to_string(d.join("empty/sub/b.txt")).unwrap(), "beta");
+
+    let whole = run(d, &with(&["restore", "--to", "back", "--verify"])).ok().json();
+    assert_eq!((whole["outcome"].as_str(), whole["source"].as_str()), (Some("restored"), Some("volume")));
+    let same = Command::new("diff").args(["-r", "data", "back"]).current_dir(d).status().unwrap();
+    assert!(same.success());
+    std::fs::write(d.join("back/extra"), "extra").unwrap();
+    std::fs::write(d.join("back/a.txt"), "other").unwrap();
+    let again = run(d, &with(&["restore", "--to", "back", "--delete", "--include", "*"])).ok().json();
+    assert_eq!(again["result"]["deleted"], 1, "{again}");
+    assert!(Command::new("diff").args(["-r", "data", "back"]).current_dir(d).status().unwrap().success());
+    run(d, &with(&["restore", "--to", "s3://bucket"])).exits(2);
+}
+
+#[test]
+fn a_snapshot_that_another_program_thinned_out_is_passed_over() {
+    let dir = place();
+    let d = dir.path();
+    run(d, &with(&["backup", "--volume", "data"])).ok();
+    std::fs::write(d.join("data/late"), "late").unwrap();
+    run(d, &with(&["backup", "--volume", "data"])).ok();
+    let newest = run(d, &with(&["snapshots"])).ok().json()["snapshots"][1]["id"].as_str().unwrap().to_owned();
+    judges::restic(&d.join("repo"), "secret", &["rewrite", "--exclude", "late", "--forget", &newest]);
+    let restored = run(d, &with(&["restore", "--to", "back"])).ok();
+    assert!(restored.err.contains("altered by another program"), "{}", restored.err);
+    assert!(!d.join("back/late").exists() && d.join("back/a.txt").exists(), "the snapshot before it was taken");
+}
