@@ -88,11 +88,17 @@ pub async fn run(ctx: &Context, selector: Option<&Selector>) -> Result<Vec<JobSt
                 for job in &jobs {
                     out.push(configured(job, &snapshots, now)?);
                 }
-                let known: BTreeSet<&str> = snapshots.iter().filter_map(|s| s.file.tag("job")).filter(|j| only.is_none_or(|o| o.as_str() == *j)).collect();
+                let known: BTreeSet<&str> = snapshots
+                    .iter()
+                    .filter_map(|s| s.file.tag("job"))
+                    .filter(|j| only.is_none_or(|o| o.as_str() == *j))
+                    .collect();
                 let gone = known.into_iter().filter(|j| jobs.iter().all(|job| job.name.as_str() != *j));
                 out.extend(gone.map(|job| unconfigured(&tenant.name, job, &snapshots, now)));
             }
-            Err(e) => out.extend(jobs.into_iter().map(|job| JobStatus { state: State::Unknown, error: Some(e.chain()), ..blank(job) })),
+            Err(e) => {
+                out.extend(jobs.into_iter().map(|job| JobStatus { state: State::Unknown, error: Some(e.chain()), ..blank(job) }))
+            }
         }
     }
     Ok(out)
@@ -161,8 +167,10 @@ struct Seen<'a> {
 
 impl<'a> Seen<'a> {
     fn of(job: &str, snapshots: &'a [Snapshot], now: Time) -> Self {
-        let mine: Vec<&Snapshot> = snapshots.iter().filter(|s| s.file.tag("job") == Some(job) && !is_future(&s.file, now)).collect();
-        let newest = |whole: bool| mine.iter().copied().filter(|s| !whole || is_complete(&s.file)).max_by_key(|s| (s.file.time, s.id));
+        let mine: Vec<&Snapshot> =
+            snapshots.iter().filter(|s| s.file.tag("job") == Some(job) && !is_future(&s.file, now)).collect();
+        let newest =
+            |whole: bool| mine.iter().copied().filter(|s| !whole || is_complete(&s.file)).max_by_key(|s| (s.file.time, s.id));
         Self { newest: newest(false), whole: newest(true), count: mine.len() }
     }
 
@@ -171,6 +179,11 @@ impl<'a> Seen<'a> {
     }
 
     fn last(&self, now: Time) -> Option<Last> {
-        self.whole.map(|s| Last { id: s.id, time: s.file.time, age_seconds: now.seconds_since(s.file.time), bytes: facts(s).bytes })
+        self.whole.map(|s| Last {
+            id: s.id,
+            time: s.file.time,
+            age_seconds: now.seconds_since(s.file.time),
+            bytes: facts(s).bytes,
+        })
     }
 }

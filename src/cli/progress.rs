@@ -34,7 +34,9 @@ impl Board {
             Counts {
                 done: source.bytes_total.load(Relaxed),
                 expected: progress.expected_bytes.load(Relaxed),
-                files: source.files_new.load(Relaxed) + source.files_changed.load(Relaxed) + source.files_unmodified.load(Relaxed),
+                files: source.files_new.load(Relaxed)
+                    + source.files_changed.load(Relaxed)
+                    + source.files_unmodified.load(Relaxed),
             }
         })
     }
@@ -73,7 +75,9 @@ impl Drop for Follower {
 fn bar(name: &str) -> ProgressBar {
     let bar = ProgressBar::new(0).with_message(name.to_owned());
     // Written here, so a mistake in it would show in every test on a terminal; the plain style is as good.
-    let style = ProgressStyle::with_template("{msg} [{bar:30}] {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta} {prefix}");
+    let style = ProgressStyle::with_template(
+        "{msg} [{bar:30}] {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta} {prefix}",
+    );
     bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> "));
     bar
 }
@@ -103,7 +107,11 @@ async fn watch(name: String, counts: impl Fn() -> Counts + Send + 'static, bar: 
             }
             None => {
                 let rate = done as f64 / began.elapsed().as_secs_f64().max(0.001);
-                let percent = if expected > done { format!(" of about {} ({} %)", output::size(expected), done * 100 / expected.max(1)) } else { String::new() };
+                let percent = if expected > done {
+                    format!(" of about {} ({} %)", output::size(expected), done * 100 / expected.max(1))
+                } else {
+                    String::new()
+                };
                 tracing::info!(job = %name, "{} files, {}{percent}, {}/s", files, output::size(done), output::size(rate as u64));
             }
         }

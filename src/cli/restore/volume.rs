@@ -1,15 +1,14 @@
 //! Volumes.
 
-use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Instant;
 
 use super::{Args, VolumeArgs, answer, summary};
+use crate::app::Context;
 use crate::app::restore::Source;
 use crate::app::restore_volume::{self, IfEmpty};
 use crate::app::select::{self, Found, Pick, Reference};
-use crate::app::Context;
 use crate::cli::args::LogFormat;
 use crate::cli::progress::{Board, Follower};
 use crate::cli::session::Session;
@@ -31,7 +30,13 @@ fn follow(s: &Session, name: String, progress: &Arc<restore_volume::Progress>, b
     Board::new(s.global.quiet, s.global.log_format == LogFormat::Json).follow_restore(name, progress.clone(), bytes)
 }
 
-fn tell(s: &Session, found: &Found, report: &restore_volume::Report, progress: &restore_volume::Progress, began: Instant) -> Result<Done> {
+fn tell(
+    s: &Session,
+    found: &Found,
+    report: &restore_volume::Report,
+    progress: &restore_volume::Progress,
+    began: Instant,
+) -> Result<Done> {
     for problem in &report.problems {
         tracing::error!("not restored: {problem}");
     }
@@ -47,11 +52,26 @@ fn tell(s: &Session, found: &Found, report: &restore_volume::Report, progress: &
             0 => String::new(),
             d => format!(", {d} removed"),
         };
-        let _ = writeln!(t, "{} files, {} directories, {} others: {} written, {} were there already{deleted}", n(&progress.files), n(&progress.dirs), n(&progress.others), output::size(written), output::size(reused));
+        output::say!(
+            t,
+            "{} files, {} directories, {} others: {} written, {} were there already{deleted}",
+            n(&progress.files),
+            n(&progress.dirs),
+            n(&progress.others),
+            output::size(written),
+            output::size(reused)
+        );
         summary(t, found, written + reused, began);
     })?;
     if report.problem_count > 0 {
-        let e = Error::new(Kind::Incomplete, format!("{} entries of snapshot {} were not restored, or not as they were", report.problem_count, found.snapshot.id.short()));
+        let e = Error::new(
+            Kind::Incomplete,
+            format!(
+                "{} entries of snapshot {} were not restored, or not as they were",
+                report.problem_count,
+                found.snapshot.id.short()
+            ),
+        );
         output::print_error(&e.hint("The lines above name them. Running the same command again does the rest."), false);
         return Ok(Done::Said(Kind::Incomplete));
     }
@@ -76,7 +96,11 @@ pub(super) async fn if_empty(s: &Session, ctx: &Context, a: &Args, pick: &Pick) 
         IfEmpty::NothingToRestore => nothing("fresh", "nothing to restore: the repository has no snapshot of this job")?,
         IfEmpty::LeftAlone => nothing("left_alone", "left alone: it is in use, or was settled before")?,
         IfEmpty::Restored(id, report) => {
-            let found = select::find(ctx, &Reference { selector: Some(Selector { tenant, job: Some(job) }), pick: Pick::Id(id.to_hex()) }).await?;
+            let found = select::find(
+                ctx,
+                &Reference { selector: Some(Selector { tenant, job: Some(job) }), pick: Pick::Id(id.to_hex()) },
+            )
+            .await?;
             return tell(s, &found, &report, &progress, began);
         }
     }
@@ -99,7 +123,12 @@ fn one_job(ctx: &Context, a: &Args) -> Result<(TenantName, JobName)> {
 
 impl VolumeArgs {
     fn options(&self) -> restore_volume::Options {
-        restore_volume::Options { include: self.include.clone(), exclude: self.exclude.clone(), delete: self.delete, verify: self.verify, ..restore_volume::Options::default() }
+        restore_volume::Options {
+            include: self.include.clone(),
+            exclude: self.exclude.clone(),
+            delete: self.delete,
+            verify: self.verify,
+            ..restore_volume::Options::default()
+        }
     }
 }
-
