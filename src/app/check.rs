@@ -49,7 +49,13 @@ async fn one(ctx: &Context, tenant: &crate::model::TenantName, read_data: ReadDa
 #[must_use]
 pub fn damage(checked: &Checked) -> Option<Error> {
     (!checked.ok).then(|| {
-        Error::new(Kind::Corrupt, format!("the repository of tenant {} at {} is damaged: {} findings", checked.tenant, checked.location, checked.report.findings.errors))
-            .hint("Back up again first: a new backup stores again what is found missing. Then look at the findings, one by one.")
+        Error::new(
+            Kind::Corrupt,
+            format!(
+                "the repository of tenant {} at {} is damaged: {} findings",
+                checked.tenant, checked.location, checked.report.findings.errors
+            ),
+        )
+        .hint("Back up again first: a new backup stores again what is found missing. Then look at the findings, one by one.")
     })
 }

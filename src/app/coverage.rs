@@ -44,12 +44,22 @@ pub async fn run(ctx: &Context, selector: Option<&Selector>) -> Result<Coverage>
     let mut out = Coverage::default();
     for tenant in ctx.tenants(selector)? {
         if tenant.jobs.is_empty() {
-            out.gaps.push(Gap { tenant: tenant.name.to_string(), job: None, kind: "no_job", message: "the tenant has no job".into() });
+            out.gaps.push(Gap {
+                tenant: tenant.name.to_string(),
+                job: None,
+                kind: "no_job",
+                message: "the tenant has no job".into(),
+            });
         }
     }
     let jobs = ctx.jobs(selector)?;
     for job in &jobs {
-        let gap = |kind, message: &str| Gap { tenant: job.tenant.to_string(), job: Some(job.name.to_string()), kind, message: message.into() };
+        let gap = |kind, message: &str| Gap {
+            tenant: job.tenant.to_string(),
+            job: Some(job.name.to_string()),
+            kind,
+            message: message.into(),
+        };
         if job.schedule == Spec::Never {
             out.gaps.push(gap("no_schedule", "runs only when somebody asks for it"));
         }
@@ -95,7 +105,12 @@ async fn databases(ctx: &Context, jobs: &[&crate::config::settings::Job], out: &
         for name in all.difference(&covered) {
             // Every cluster has it, and it is empty nearly everywhere.
             if name != "postgres" {
-                out.gaps.push(Gap { tenant: tenant.clone(), job: None, kind: "database", message: format!("database {name} of server {server} is dumped by no job") });
+                out.gaps.push(Gap {
+                    tenant: tenant.clone(),
+                    job: None,
+                    kind: "database",
+                    message: format!("database {name} of server {server} is dumped by no job"),
+                });
             }
         }
     }

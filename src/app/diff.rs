@@ -64,7 +64,12 @@ pub struct Summary {
 ///
 /// # Errors
 /// [`Kind::Usage`] for snapshots of two tenants; trees that cannot be read; what `each` says.
-pub async fn run(a: &Found, b: &Found, cancel: Cancel, each: impl FnMut(Difference) -> Result<()> + Send + 'static) -> Result<Summary> {
+pub async fn run(
+    a: &Found,
+    b: &Found,
+    cancel: Cancel,
+    each: impl FnMut(Difference) -> Result<()> + Send + 'static,
+) -> Result<Summary> {
     if a.repository.id() != b.repository.id() {
         return Err(Error::new(Kind::Usage, "the two snapshots are in different repositories"));
     }
@@ -117,7 +122,9 @@ impl Walk {
             (_, None) => Some(Change::Removed),
             (Some(a), Some(b)) if kind(&a.kind) != kind(&b.kind) => Some(Change::Type),
             // Its entries tell whether a directory's content differs.
-            (Some(Node { kind: NodeKind::Dir { .. }, meta: x, .. }), Some(Node { kind: NodeKind::Dir { .. }, meta: y, .. })) => (x != y).then_some(Change::Metadata),
+            (Some(Node { kind: NodeKind::Dir { .. }, meta: x, .. }), Some(Node { kind: NodeKind::Dir { .. }, meta: y, .. })) => {
+                (x != y).then_some(Change::Metadata)
+            }
             (Some(a), Some(b)) if a.kind != b.kind => Some(Change::Modified),
             (Some(a), Some(b)) => (a.meta != b.meta).then_some(Change::Metadata),
         };

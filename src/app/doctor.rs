@@ -75,7 +75,14 @@ struct Log<'a> {
 impl Log<'_> {
     fn add(&mut self, probe: &'static str, outcome: Outcome, message: impl Into<String>, hint: Option<&str>) {
         let hint = hint.map(str::to_owned);
-        self.probes.push(Probe { tenant: self.tenant.clone(), job: self.job.clone(), probe, outcome, message: message.into(), hint });
+        self.probes.push(Probe {
+            tenant: self.tenant.clone(),
+            job: self.job.clone(),
+            probe,
+            outcome,
+            message: message.into(),
+            hint,
+        });
     }
 
     fn pass(&mut self, probe: &'static str, message: impl Into<String>) {
@@ -104,7 +111,9 @@ async fn one_store(ctx: &Context, tenant: &Tenant, read_only: bool, log: &mut Lo
     }
     match ctx.repository(&tenant.name).await {
         Ok(repo) => log.pass("repository", format!("repository {} opens with its password", repo.id().short())),
-        Err(e) if e.kind() == Kind::NoRepository => log.add("repository", Outcome::Warn, "there is no repository yet", Some("`strongroom init` creates it.")),
+        Err(e) if e.kind() == Kind::NoRepository => {
+            log.add("repository", Outcome::Warn, "there is no repository yet", Some("`strongroom init` creates it."))
+        }
         Err(e) => log.fail("repository", &e),
     }
 }
@@ -148,11 +157,17 @@ async fn write(store: &dyn Store, log: &mut Log<'_>) {
     }
     match listed(store, &key).await {
         Ok(true) => log.pass("list", "a listing shows it at once"),
-        Ok(false) => log.add("list", Outcome::Fail, "a listing does not show it", Some("A store that is not consistent cannot hold a repository.")),
+        Ok(false) => log.add(
+            "list",
+            Outcome::Fail,
+            "a listing does not show it",
+            Some("A store that is not consistent cannot hold a repository."),
+        ),
         Err(e) => log.fail("list", &e),
     }
     let again = store.put(&key, Payload::from(b"another".as_slice()), PutMode::Create).await;
-    let stale = store.put(&key, Payload::from(b"another".as_slice()), PutMode::Update(store::Version(format!("{}x", version.0)))).await;
+    let stale =
+        store.put(&key, Payload::from(b"another".as_slice()), PutMode::Update(store::Version(format!("{}x", version.0)))).await;
     let refused = |r: &store::Result<store::Version>| matches!(r, Err(e) if matches!(e.kind(), store::ErrorKind::AlreadyExists | store::ErrorKind::Conflict));
     match (refused(&again), refused(&stale)) {
         (true, true) => log.pass("conditional_put", "conditional writes are honoured"),
@@ -165,7 +180,12 @@ async fn write(store: &dyn Store, log: &mut Log<'_>) {
     }
     match store.delete(&key).await {
         Ok(()) => log.pass("delete", "it can be deleted"),
-        Err(e) => log.add("delete", Outcome::Warn, Error::from(e).chain(), Some("Backups work, but locks stay behind and prune cannot work without the right to delete.")),
+        Err(e) => log.add(
+            "delete",
+            Outcome::Warn,
+            Error::from(e).chain(),
+            Some("Backups work, but locks stay behind and prune cannot work without the right to delete."),
+        ),
     }
 }
 
@@ -188,7 +208,12 @@ async fn one_job(ctx: &Context, job: &Job, log: &mut Log<'_>) {
             let program = c.run.first().cloned().unwrap_or_default();
             match process::find(std::path::Path::new(&program)) {
                 Some(path) => log.pass("tools", format!("{program} is {}", path.display())),
-                None => log.add("tools", Outcome::Fail, format!("{program} is not installed"), Some("Install it, or write its whole path.")),
+                None => log.add(
+                    "tools",
+                    Outcome::Fail,
+                    format!("{program} is not installed"),
+                    Some("Install it, or write its whole path."),
+                ),
             }
         }
         SourceSettings::PgDump(settings) => {
@@ -196,7 +221,15 @@ async fn one_job(ctx: &Context, job: &Job, log: &mut Log<'_>) {
             match super::blocking(move || server::look(&settings, &cancel)).await {
                 Ok(seen) => {
                     match &seen.chosen {
-                        Ok(names) => log.pass("source", format!("PostgreSQL {} answers; {} of its databases will be dumped: {}", seen.version, names.len(), names.join(", "))),
+                        Ok(names) => log.pass(
+                            "source",
+                            format!(
+                                "PostgreSQL {} answers; {} of its databases will be dumped: {}",
+                                seen.version,
+                                names.len(),
+                                names.join(", ")
+                            ),
+                        ),
                         Err(e) => log.fail("source", e),
                     }
                     match &seen.tools {

@@ -30,7 +30,13 @@ pub struct KeyFacts {
 pub async fn list(ctx: &Context, tenant: &TenantName) -> Result<Vec<KeyFacts>> {
     let repo = ctx.repository(tenant).await?;
     let keys = repo.load_keys().await?;
-    let facts = keys.into_iter().map(|(id, k)| KeyFacts { id, current: id == repo.key_id(), created: k.created, username: k.username, hostname: k.hostname });
+    let facts = keys.into_iter().map(|(id, k)| KeyFacts {
+        id,
+        current: id == repo.key_id(),
+        created: k.created,
+        username: k.username,
+        hostname: k.hostname,
+    });
     Ok(facts.collect())
 }
 
@@ -51,9 +57,13 @@ pub async fn add(ctx: &Context, tenant: &TenantName, password: Secret) -> Result
 /// [`Kind::NotFound`], [`Kind::Usage`] for the key in use or several that match.
 pub async fn remove(ctx: &Context, tenant: &TenantName, prefix: &str) -> Result<Id> {
     let repo = ctx.repository(tenant).await?;
-    let hits: Vec<Id> = repo.load_keys().await?.into_iter().map(|(id, _)| id).filter(|id| id.to_hex().starts_with(prefix)).collect();
+    let hits: Vec<Id> =
+        repo.load_keys().await?.into_iter().map(|(id, _)| id).filter(|id| id.to_hex().starts_with(prefix)).collect();
     match hits.as_slice() {
-        [] => Err(Error::new(Kind::NotFound, format!("tenant {tenant} has no key {prefix}")).hint("`strongroom key list` shows them.")),
+        [] => {
+            Err(Error::new(Kind::NotFound, format!("tenant {tenant} has no key {prefix}"))
+                .hint("`strongroom key list` shows them."))
+        }
         [id] => {
             repo.remove_key(id).await?;
             Ok(*id)

@@ -40,7 +40,13 @@ pub struct Entry {
 ///
 /// # Errors
 /// A path that is not there; trees that cannot be read; what `each` says.
-pub async fn run(found: &Found, path: PathBuf, recursive: bool, cancel: Cancel, mut each: impl FnMut(Entry) -> Result<()> + Send + 'static) -> Result<()> {
+pub async fn run(
+    found: &Found,
+    path: PathBuf,
+    recursive: bool,
+    cancel: Cancel,
+    mut each: impl FnMut(Entry) -> Result<()> + Send + 'static,
+) -> Result<()> {
     with_read_lock(&found.repository, &cancel.clone(), async {
         let reader = found.repository.reader(found.repository.load_index().await?);
         let root = found.snapshot.file.tree;
@@ -56,7 +62,14 @@ pub async fn run(found: &Found, path: PathBuf, recursive: bool, cancel: Cancel, 
     .await
 }
 
-fn walk(reader: &Reader, tree: Id, path: &Path, recursive: bool, cancel: &Cancel, each: &mut dyn FnMut(Entry) -> Result<()>) -> Result<()> {
+fn walk(
+    reader: &Reader,
+    tree: Id,
+    path: &Path,
+    recursive: bool,
+    cancel: &Cancel,
+    each: &mut dyn FnMut(Entry) -> Result<()>,
+) -> Result<()> {
     cancel.check()?;
     for node in reader.tree(tree)? {
         let path = path.join(std::ffi::OsStr::new(&*node.display_name()));

@@ -21,6 +21,7 @@ mod read_lock;
 pub mod restore;
 pub mod restore_command;
 pub mod restore_dump;
+pub mod restore_volume;
 pub mod retention;
 pub mod select;
 mod server;
@@ -37,6 +38,7 @@ pub use context::{Context, check_commands, lock_holder};
 
 use crate::config::Settings;
 use crate::error::{Error, Kind, Result};
+use crate::runtime::memory;
 
 /// Runs work that blocks where it may.
 pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
@@ -48,6 +50,12 @@ fn cache_dir(settings: &Settings) -> Option<PathBuf> {
     let of = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|p| p.is_absolute());
     let user = || of("XDG_CACHE_HOME").or_else(|| Some(of("HOME")?.join(".cache")));
     settings.cache_dir.clone().or_else(|| Some(user()?.join("strongroom")))
+}
+
+/// The memory budget of each of `jobs` that run at once, in bytes.
+#[must_use]
+pub fn memory_share(settings: &Settings, jobs: usize) -> u64 {
+    memory::budget(settings.limits.memory.unwrap_or(memory::DEFAULT_BUDGET)) / jobs.max(1) as u64
 }
 
 /// `3m20s`, `2h5m`, `14d3h`: the two largest units.

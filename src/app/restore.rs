@@ -2,8 +2,8 @@
 
 use std::collections::HashSet;
 
-use super::{Context, altered};
 use super::select::{Found, Pick, Reference, find_but};
+use super::{Context, altered};
 use crate::error::{Error, Kind, Result};
 use crate::model::TenantName;
 
@@ -30,7 +30,10 @@ pub async fn choose(ctx: &Context, reference: &Reference) -> Result<Found> {
     loop {
         let mut found = find_but(ctx, reference, &passed_over).await?;
         if !altered::find(&found.repository, std::slice::from_ref(&found.snapshot)).await?.is_empty() {
-            warnings.push(format!("snapshot {} was altered by another program since it was made: it may lack something", found.snapshot.id.short()));
+            warnings.push(format!(
+                "snapshot {} was altered by another program since it was made: it may lack something",
+                found.snapshot.id.short()
+            ));
             if !matches!(reference.pick, Pick::Id(_)) {
                 passed_over.insert(found.snapshot.id);
                 continue;
@@ -58,7 +61,10 @@ pub fn source_of(found: &Found) -> Result<Source> {
         None | Some("volume") => Ok(Source::Volume),
         Some("pg_dump") => Ok(Source::PgDump),
         Some("command") => Ok(Source::Command),
-        Some(other) => Err(Error::new(Kind::Failed, format!("snapshot {} was made from a source this version does not know: {other}", found.snapshot.id.short()))
-            .hint("Restore it with a newer version, or as plain files with `restic restore`.")),
+        Some(other) => Err(Error::new(
+            Kind::Failed,
+            format!("snapshot {} was made from a source this version does not know: {other}", found.snapshot.id.short()),
+        )
+        .hint("Restore it with a newer version, or as plain files with `restic restore`.")),
     }
 }

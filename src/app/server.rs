@@ -37,7 +37,8 @@ pub(super) fn look(settings: &Settings, cancel: &Cancel) -> Result<Server> {
         Databases::All => None,
         Databases::Patterns(p) => Some(p.clone()),
     };
-    let chosen = catalog::choose(&databases, wanted.as_deref(), &settings.exclude).map(|c| c.iter().map(|d| d.name.clone()).collect());
+    let chosen =
+        catalog::choose(&databases, wanted.as_deref(), &settings.exclude).map(|c| c.iter().map(|d| d.name.clone()).collect());
     let (major, what) = (session.version().major(), format!("the server (PostgreSQL {})", session.version().text));
     let clients = Clients::find(&settings.client_dirs, cancel);
     let tools = clients.at_least(major, &what).map(|i| format!("{} in {}", i.version, i.dir.display()));

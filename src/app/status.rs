@@ -1,12 +1,14 @@
 //! How old each job's last good backup is, and when the next one is due.
 
+use std::collections::BTreeSet;
+
 use serde::Serialize;
 
 use super::Context;
-use super::facts::{facts, is_complete, is_future, is_of_job};
+use super::facts::{facts, is_complete, is_future};
 use crate::config::settings::Job;
 use crate::error::Result;
-use crate::model::{Id, Selector, Time};
+use crate::model::{Id, Selector, TenantName, Time};
 use crate::repository::Snapshot;
 use crate::schedule::{QuietHours, Schedule};
 
@@ -17,8 +19,10 @@ pub struct JobStatus {
     pub tenant: String,
     /// Which job.
     pub job: String,
-    /// `volume`, `pg_dump` or `command`.
-    pub source: &'static str,
+    /// `volume`, `pg_dump` or `command`; absent where no snapshot says so.
+    pub source: Option<String>,
+    /// Whether it is in the configuration. Jobs that only the repository knows are told too.
+    pub configured: bool,
     /// `ok`; `overdue`: a run was due and there is no complete snapshot since; `incomplete`: the newest snapshot is; `never`:
     /// there is none; `unknown`: the repository could not be read (see `error`).
     pub state: State,
@@ -73,18 +77,28 @@ pub enum State {
 pub async fn run(ctx: &Context, selector: Option<&Selector>) -> Result<Vec<JobStatus>> {
     let mut out = Vec::new();
     for tenant in ctx.tenants(selector)? {
-        let jobs = ctx.jobs(Some(&Selector { tenant: tenant.name.clone(), job: selector.and_then(|s| s.job.clone()) }))?;
+        let only = selector.and_then(|s| s.job.as_ref());
+        let jobs: Vec<&Job> = tenant.jobs.values().filter(|j| only.is_none_or(|o| *o == j.name)).collect();
         let read = async {
             let repo = ctx.repository(&tenant.name).await?;
             Ok::<_, crate::error::Error>((repo.load_snapshots().await?, ctx.store_time(repo.store()).await?))
         };
         match read.await {
             Ok((snapshots, now)) => {
-                for job in jobs {
-                    out.push(one(job, &snapshots, now)?);
+                for job in &jobs {
+                    out.push(configured(job, &snapshots, now)?);
                 }
+                let known: BTreeSet<&str> = snapshots
+                    .iter()
+                    .filter_map(|s| s.file.tag("job"))
+                    .filter(|j| only.is_none_or(|o| o.as_str() == *j))
+                    .collect();
+                let gone = known.into_iter().filter(|j| jobs.iter().all(|job| job.name.as_str() != *j));
+                out.extend(gone.map(|job| unconfigured(&tenant.name, job, &snapshots, now)));
             }
-            Err(e) => out.extend(jobs.into_iter().map(|job| JobStatus { state: State::Unknown, error: Some(e.chain()), ..blank(job) })),
+            Err(e) => {
+                out.extend(jobs.into_iter().map(|job| JobStatus { state: State::Unknown, error: Some(e.chain()), ..blank(job) }))
+            }
         }
     }
     Ok(out)
@@ -94,7 +108,8 @@ fn blank(job: &Job) -> JobStatus {
     JobStatus {
         tenant: job.tenant.to_string(),
         job: job.name.to_string(),
-        source: job.source.kind(),
+        source: Some(job.source.kind().to_owned()),
+        configured: true,
         state: State::Never,
         last: None,
         incomplete: None,
@@ -105,25 +120,70 @@ fn blank(job: &Job) -> JobStatus {
     }
 }
 
-fn one(job: &Job, snapshots: &[Snapshot], now: Time) -> Result<JobStatus> {
-    let mine: Vec<&Snapshot> = snapshots.iter().filter(|s| is_of_job(&s.file, &job.name) && !is_future(&s.file, now)).collect();
-    let newest = mine.iter().max_by_key(|s| (s.file.time, s.id));
-    let last = mine.iter().filter(|s| is_complete(&s.file)).max_by_key(|s| (s.file.time, s.id));
+/// A job that only the repository knows: nothing is due, so nothing is overdue.
+fn unconfigured(tenant: &TenantName, job: &str, snapshots: &[Snapshot], now: Time) -> JobStatus {
+    let seen = Seen::of(job, snapshots, now);
+    JobStatus {
+        tenant: tenant.to_string(),
+        job: job.to_owned(),
+        source: seen.newest.and_then(|s| s.file.tag("source")).map(str::to_owned),
+        configured: false,
+        state: if seen.incomplete().is_some() { State::Incomplete } else { State::Ok },
+        last: seen.last(now),
+        incomplete: seen.incomplete(),
+        snapshots: seen.count,
+        schedule: "not in the configuration".to_owned(),
+        next: None,
+        error: None,
+    }
+}
+
+fn configured(job: &Job, snapshots: &[Snapshot], now: Time) -> Result<JobStatus> {
+    let seen = Seen::of(job.name.as_str(), snapshots, now);
     let schedule = Schedule::new(&job.schedule, &job.selector().to_string(), job.jitter, 0, QuietHours::default())?;
-    let start = last.map(|s| s.file.time);
-    let incomplete = newest.filter(|s| !is_complete(&s.file)).map(|s| s.id);
-    let state = match (last, newest) {
-        (None, None) => State::Never,
-        _ if incomplete.is_some() => State::Incomplete,
-        _ if schedule.missed(start, now).is_some() => State::Overdue,
-        _ => State::Ok,
+    let start = seen.whole.map(|s| s.file.time);
+    let state = match seen.newest {
+        None => State::Never,
+        Some(_) if seen.incomplete().is_some() => State::Incomplete,
+        Some(_) if schedule.missed(start, now).is_some() => State::Overdue,
+        Some(_) => State::Ok,
     };
     Ok(JobStatus {
         state,
-        last: last.map(|s| Last { id: s.id, time: s.file.time, age_seconds: now.seconds_since(s.file.time), bytes: facts(s).bytes }),
-        incomplete,
-        snapshots: mine.len(),
+        last: seen.last(now),
+        incomplete: seen.incomplete(),
+        snapshots: seen.count,
         next: schedule.next_start(start, now).map(|s| s.at),
         ..blank(job)
     })
+}
+
+/// What the repository knows of a job; future-dated snapshots left out.
+struct Seen<'a> {
+    newest: Option<&'a Snapshot>,
+    whole: Option<&'a Snapshot>,
+    count: usize,
+}
+
+impl<'a> Seen<'a> {
+    fn of(job: &str, snapshots: &'a [Snapshot], now: Time) -> Self {
+        let mine: Vec<&Snapshot> =
+            snapshots.iter().filter(|s| s.file.tag("job") == Some(job) && !is_future(&s.file, now)).collect();
+        let newest =
+            |whole: bool| mine.iter().copied().filter(|s| !whole || is_complete(&s.file)).max_by_key(|s| (s.file.time, s.id));
+        Self { newest: newest(false), whole: newest(true), count: mine.len() }
+    }
+
+    fn incomplete(&self) -> Option<Id> {
+        self.newest.filter(|s| !is_complete(&s.file)).map(|s| s.id)
+    }
+
+    fn last(&self, now: Time) -> Option<Last> {
+        self.whole.map(|s| Last {
+            id: s.id,
+            time: s.file.time,
+            age_seconds: now.seconds_since(s.file.time),
+            bytes: facts(s).bytes,
+        })
+    }
 }

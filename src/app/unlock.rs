@@ -41,6 +41,12 @@ pub struct Remaining {
 pub async fn run(ctx: &Context, tenant: &TenantName) -> Result<Unlocked> {
     let repo = ctx.repository(tenant).await?;
     let (removed, left) = repo.remove_dead_locks(&lock_holder().hostname, &|_| true).await?;
-    let remaining = left.into_iter().map(|l| Remaining { hostname: l.hostname, username: l.username, pid: l.pid, time: l.time, exclusive: l.exclusive });
+    let remaining = left.into_iter().map(|l| Remaining {
+        hostname: l.hostname,
+        username: l.username,
+        pid: l.pid,
+        time: l.time,
+        exclusive: l.exclusive,
+    });
     Ok(Unlocked { tenant: tenant.clone(), removed, remaining: remaining.collect() })
 }

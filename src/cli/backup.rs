@@ -1,6 +1,5 @@
 //! `strongroom backup`
 
-use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -82,7 +81,8 @@ impl Args {
 impl What {
     fn source(&self) -> Result<Option<AdHocSource>> {
         if let Some(dir) = &self.volume {
-            let path = std::path::absolute(dir).map_err(|e| Error::new(Kind::Usage, format!("--volume {}", dir.display())).because(e))?;
+            let path = std::path::absolute(dir)
+                .map_err(|e| Error::new(Kind::Usage, format!("--volume {}", dir.display())).because(e))?;
             return Ok(Some(AdHocSource::Volume { path, exclude: self.exclude.clone() }));
         }
         if let Some(url) = &self.pg_dump {
@@ -95,7 +95,8 @@ impl What {
 pub(super) async fn run(s: &Session, a: Args) -> Result<Done> {
     let source = a.what.source()?;
     if a.place.repository.is_some() && source.is_none() {
-        return Err(Error::new(Kind::Usage, "what to back up into this repository?").hint("Add --volume DIR, --pg-dump URL or --command -- PROGRAM."));
+        return Err(Error::new(Kind::Usage, "what to back up into this repository?")
+            .hint("Add --volume DIR, --pg-dump URL or --command -- PROGRAM."));
     }
     let ctx = s.context_for(&a.place, AdHocJob { tenant: a.what.tenant.clone(), job: a.what.job.clone(), source })?;
     let ad_hoc = a.place.repository.is_some();
@@ -103,7 +104,8 @@ pub(super) async fn run(s: &Session, a: Args) -> Result<Done> {
         return Err(Error::new(Kind::Usage, "which jobs?").hint("Name TENANT or TENANT/JOB, or write --all."));
     }
     let mut jobs: Vec<&Job> = Vec::new();
-    let selectors: Vec<Option<&Selector>> = if a.selectors.is_empty() { vec![None] } else { a.selectors.iter().map(Some).collect() };
+    let selectors: Vec<Option<&Selector>> =
+        if a.selectors.is_empty() { vec![None] } else { a.selectors.iter().map(Some).collect() };
     for selector in selectors {
         for job in ctx.jobs(selector)? {
             if !jobs.iter().any(|j| j.selector() == job.selector()) {
@@ -118,7 +120,14 @@ pub(super) async fn run(s: &Session, a: Args) -> Result<Done> {
     let board = Board::new(s.global.quiet, s.global.log_format == super::args::LogFormat::Json);
     let at_once = ctx.settings().limits.jobs.min(jobs.len());
     let runs = jobs.into_iter().map(|j| {
-        let mut options = job::Options { force: a.force, allow_empty: a.allow_empty, progress: Arc::new(Progress::default()), ..job::Options::asked(j) };
+        let memory = crate::app::memory_share(ctx.settings(), at_once);
+        let mut options = job::Options {
+            memory,
+            force: a.force,
+            allow_empty: a.allow_empty,
+            progress: Arc::new(Progress::default()),
+            ..job::Options::asked(j)
+        };
         if let Some(retries) = a.retries.or(ad_hoc.then_some(0)) {
             options.patience.retries = retries;
         }
@@ -143,7 +152,9 @@ fn answer(s: &Session, done: Vec<(&Job, Result<Report>)>) -> Result<Done> {
             Err(e) => serde_json::json!({ "tenant": j.tenant, "job": j.name, "source": j.source.kind(), "ok": false, "report": null, "error": output::error_json(e) }),
         })
         .collect();
-    s.out.print(&serde_json::json!({ "jobs": jobs }), |t| done.iter().filter_map(|(j, r)| Some((j, r.as_ref().ok()?))).for_each(|(j, r)| text(t, j, r)))?;
+    s.out.print(&serde_json::json!({ "jobs": jobs }), |t| {
+        done.iter().filter_map(|(j, r)| Some((j, r.as_ref().ok()?))).for_each(|(j, r)| text(t, j, r))
+    })?;
     let complete = done.iter().all(|(_, o)| o.as_ref().map_or(true, |r| r.complete));
     for (_, outcome) in &done {
         if let Ok(r) = outcome {
@@ -163,7 +174,7 @@ fn text(t: &mut String, j: &Job, r: &Report) {
     let took = r.ended.seconds_since(r.started);
     let whole = if r.complete { "" } else { "INCOMPLETE " };
     let rate = output::size((r.bytes_read as f64 / took.max(0.001)) as u64);
-    let _ = writeln!(
+    output::say!(
         t,
         "{}: {whole}snapshot {} in {}: {} files ({} new, {} changed), {}, read {} ({rate}/s), added {}",
         j.selector(),

@@ -1,7 +1,5 @@
 //! `strongroom check`
 
-use std::fmt::Write as _;
-
 use super::args::Place;
 use super::session::Session;
 use super::{Done, output};
@@ -39,7 +37,8 @@ pub(super) async fn run(s: &Session, a: Args) -> Result<Done> {
     }
     failed.extend(checked.iter().filter_map(check::damage));
     let errors: Vec<_> = failed.iter().map(output::error_json).collect();
-    s.out.print(&serde_json::json!({ "repositories": checked, "errors": errors }), |t| checked.iter().for_each(|c| text(t, c)))?;
+    s.out
+        .print(&serde_json::json!({ "repositories": checked, "errors": errors }), |t| checked.iter().for_each(|c| text(t, c)))?;
     failed.iter().for_each(|e| output::print_error(e, false));
     Ok(output::worst(&failed))
 }
@@ -48,11 +47,20 @@ fn text(t: &mut String, c: &Checked) {
     let r = &c.report;
     for f in &r.findings.list {
         let word = if f.is_error { "error" } else { "note" };
-        let _ = writeln!(t, "{word}: {}: {}", c.tenant, f.what);
+        output::say!(t, "{word}: {}: {}", c.tenant, f.what);
     }
     let word = if c.ok { "ok" } else { "DAMAGED" };
-    let _ = writeln!(t, "{}: {word}: {} snapshots, {} files, {} packs, {} blobs ({} unused)", c.tenant, r.snapshots, r.files, r.packs, r.blobs, r.unused_blobs);
+    output::say!(
+        t,
+        "{}: {word}: {} snapshots, {} files, {} packs, {} blobs ({} unused)",
+        c.tenant,
+        r.snapshots,
+        r.files,
+        r.packs,
+        r.blobs,
+        r.unused_blobs
+    );
     if r.packs_read > 0 {
-        let _ = writeln!(t, "{}: read {} packs, {}", c.tenant, r.packs_read, output::size(r.bytes_read));
+        output::say!(t, "{}: read {} packs, {}", c.tenant, r.packs_read, output::size(r.bytes_read));
     }
 }

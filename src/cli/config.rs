@@ -1,7 +1,5 @@
 //! `strongroom config`
 
-use std::fmt::Write as _;
-
 use clap::Subcommand;
 
 use super::{Done, output, session::Session};
@@ -29,7 +27,8 @@ pub(super) fn run(s: &Session, a: Args) -> Result<Done> {
     match a.what {
         What::Check => check(s),
         What::Schema => {
-            let text = serde_json::to_string_pretty(&config::schema()).map_err(|e| Error::new(Kind::Bug, "write the schema").because(e))?;
+            let text = serde_json::to_string_pretty(&config::schema())
+                .map_err(|e| Error::new(Kind::Bug, "write the schema").because(e))?;
             output::write_stdout(format!("{text}\n").as_bytes())?;
             Ok(Done::Ok)
         }
@@ -59,9 +58,9 @@ fn check(s: &Session) -> Result<Done> {
         "ok": true, "file": path, "environment": settings.environment, "tenants": settings.tenants.len(), "jobs": jobs, "commands": settings.commands, "mistakes": [],
     });
     s.out.print(&answer, |t| {
-        let _ = writeln!(t, "{}: ok, {} tenants, {jobs} jobs", path.display(), settings.tenants.len());
+        output::say!(t, "{}: ok, {} tenants, {jobs} jobs", path.display(), settings.tenants.len());
         for command in &settings.commands {
-            let _ = writeln!(t, "runs a program (needs --allow-commands): {command}");
+            output::say!(t, "runs a program (needs --allow-commands): {command}");
         }
     })?;
     Ok(Done::Ok)

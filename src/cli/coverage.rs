@@ -1,10 +1,8 @@
 //! `strongroom coverage`
 
-use std::fmt::Write as _;
-
-use super::Done;
 use super::args::Place;
 use super::session::Session;
+use super::{Done, output};
 use crate::app::coverage;
 use crate::error::{Kind, Result};
 use crate::model::Selector;
@@ -28,10 +26,17 @@ pub(super) async fn run(s: &Session, a: Args) -> Result<Done> {
         for (word, gaps) in [("gap", &found.gaps), ("unknown", &found.unknown)] {
             for g in gaps {
                 let whose = g.job.as_ref().map_or_else(|| g.tenant.clone(), |j| format!("{}/{j}", g.tenant));
-                let _ = writeln!(t, "{word}: {whose}: {}", g.message);
+                output::say!(t, "{word}: {whose}: {}", g.message);
             }
         }
-        let _ = writeln!(t, "{} gaps, {} unknown; {} of {} databases are dumped", found.gaps.len(), found.unknown.len(), found.databases_covered, found.databases);
+        output::say!(
+            t,
+            "{} gaps, {} unknown; {} of {} databases are dumped",
+            found.gaps.len(),
+            found.unknown.len(),
+            found.databases_covered,
+            found.databases
+        );
     })?;
     let bad = !found.unknown.is_empty() || (a.check && !found.gaps.is_empty());
     Ok(if bad { Done::Said(Kind::Failed) } else { Done::Ok })

@@ -46,7 +46,10 @@ pub(super) async fn run(s: &Session, a: Args) -> Result<Done> {
     let answer = serde_json::json!({ "a": from.snapshot.id, "b": to.snapshot.id, "differences": differences, "summary": sum });
     s.out.print(&answer, |t| {
         let (more, less) = (output::size(sum.bytes_added), output::size(sum.bytes_removed));
-        *t = format!("{} added, {} removed, {} modified, {} with other metadata; {more} more, {less} less\n", sum.added, sum.removed, sum.modified, sum.metadata);
+        *t = format!(
+            "{} added, {} removed, {} modified, {} with other metadata; {more} more, {less} less\n",
+            sum.added, sum.removed, sum.modified, sum.metadata
+        );
     })?;
     Ok(Done::Ok)
 }

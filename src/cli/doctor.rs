@@ -1,10 +1,8 @@
 //! `strongroom doctor`
 
-use std::fmt::Write as _;
-
-use super::Done;
 use super::args::Place;
 use super::session::Session;
+use super::{Done, output};
 use crate::app::doctor::{self, Outcome};
 use crate::error::{Kind, Result};
 use crate::model::Selector;
@@ -34,9 +32,9 @@ pub(super) async fn run(s: &Session, a: Args) -> Result<Done> {
                 Outcome::Skip => "skip",
             };
             let whose = p.job.as_ref().map_or_else(|| p.tenant.clone(), |j| format!("{}/{j}", p.tenant));
-            let _ = writeln!(t, "{word}  {whose}: {}: {}", p.probe, p.message);
+            output::say!(t, "{word}  {whose}: {}: {}", p.probe, p.message);
             if let Some(hint) = &p.hint {
-                let _ = writeln!(t, "      hint: {hint}");
+                output::say!(t, "      hint: {hint}");
             }
         }
     })?;

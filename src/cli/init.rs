@@ -1,7 +1,5 @@
 //! `strongroom init`
 
-use std::fmt::Write as _;
-
 use super::args::Place;
 use super::session::Session;
 use super::{Done, output};
@@ -37,7 +35,7 @@ pub(super) async fn run(s: &Session, a: Args) -> Result<Done> {
     s.out.print(&serde_json::json!({ "repositories": made, "errors": errors }), |t| {
         for r in &made {
             let what = if r.created { "created" } else { "exists" };
-            let _ = writeln!(t, "{what}: repository {} of tenant {} at {}", r.id.short(), r.tenant, r.location);
+            output::say!(t, "{what}: repository {} of tenant {} at {}", r.id.short(), r.tenant, r.location);
         }
     })?;
     failed.iter().for_each(|e| output::print_error(e, false));

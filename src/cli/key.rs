@@ -1,6 +1,5 @@
 //! `strongroom key`
 
-use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use clap::Subcommand;
@@ -64,7 +63,12 @@ pub(super) async fn run(s: &Session, a: Args) -> Result<Done> {
                 let mut table = Table::new(&["ID", "CREATED (UTC)", "BY", ""]);
                 for k in &keys {
                     let current = if k.current { "in use" } else { "" };
-                    table.row(vec![k.id.short(), output::time(k.created), format!("{}@{}", k.username, k.hostname), current.into()]);
+                    table.row(vec![
+                        k.id.short(),
+                        output::time(k.created),
+                        format!("{}@{}", k.username, k.hostname),
+                        current.into(),
+                    ]);
                 }
                 table.write(t);
             })?;
@@ -74,18 +78,20 @@ pub(super) async fn run(s: &Session, a: Args) -> Result<Done> {
             let secret = match (new_password_file, new_password_env) {
                 (Some(file), _) => Secret::File(file),
                 (None, Some(name)) => Secret::Env(name),
-                (None, None) => return Err(Error::new(Kind::Usage, "there is no new password").hint("Add --new-password-file FILE.")),
+                (None, None) => {
+                    return Err(Error::new(Kind::Usage, "there is no new password").hint("Add --new-password-file FILE."));
+                }
             };
             let id = keys::add(&ctx, &tenant, secret).await?;
             s.out.print(&serde_json::json!({ "tenant": tenant, "id": id }), |t| {
-                let _ = writeln!(t, "added key {}", id.short());
+                output::say!(t, "added key {}", id.short());
             })?;
         }
         What::Remove { tenant, id, place } => {
             let (ctx, tenant) = one(s, &place, tenant)?;
             let id = keys::remove(&ctx, &tenant, &id).await?;
             s.out.print(&serde_json::json!({ "tenant": tenant, "id": id }), |t| {
-                let _ = writeln!(t, "removed key {}", id.short());
+                output::say!(t, "removed key {}", id.short());
             })?;
         }
     }

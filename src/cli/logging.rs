@@ -18,12 +18,14 @@ pub(super) fn start(global: &Global, daemon: bool) {
         (false, _) => "trace",
     };
     let others = if global.verbose > 2 { "debug" } else { "warn" };
-    let filter = EnvFilter::try_from_env("STRONGROOM_LOG").unwrap_or_else(|_| EnvFilter::new(format!("{others},strongroom={level}")));
+    let filter =
+        EnvFilter::try_from_env("STRONGROOM_LOG").unwrap_or_else(|_| EnvFilter::new(format!("{others},strongroom={level}")));
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     // A second start in one process (tests) changes nothing.
-    let _ = match global.log_format {
+    let started = match global.log_format {
         LogFormat::Json => lines.json().flatten_event(true).with_current_span(true).with_span_list(false).try_init(),
         LogFormat::Text if terminal && !daemon => lines.without_time().with_target(false).try_init(),
         LogFormat::Text => lines.with_target(false).with_ansi(terminal).try_init(),
     };
+    drop(started);
 }

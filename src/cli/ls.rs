@@ -60,7 +60,8 @@ fn line(e: &Entry) -> String {
     };
     let target = e.target.as_ref().map_or(String::new(), |t| format!(" -> {}", t.escape_debug()));
     // Names may hold line ends and escape sequences; a list for people must not obey them.
-    let path = e.path.chars().map(|c| if c.is_control() { c.escape_debug().to_string() } else { c.to_string() }).collect::<String>();
+    let path =
+        e.path.chars().map(|c| if c.is_control() { c.escape_debug().to_string() } else { c.to_string() }).collect::<String>();
     format!("{kind}{} {:>5} {:>5} {:>12} {} {path}{target}\n", mode(e.mode), e.uid, e.gid, e.size, output::time(e.mtime))
 }
 
@@ -85,7 +86,9 @@ fn mode(mode: u32) -> String {
 mod tests {
     #[test]
     fn modes_look_like_those_of_ls() {
-        for (bits, text) in [(0o755, "rwxr-xr-x"), (0o4755, "rwsr-xr-x"), (0o2644, "rw-r-Sr--"), (0o1777, "rwxrwxrwt"), (0, "---------")] {
+        for (bits, text) in
+            [(0o755, "rwxr-xr-x"), (0o4755, "rwsr-xr-x"), (0o2644, "rw-r-Sr--"), (0o1777, "rwxrwxrwt"), (0, "---------")]
+        {
             assert_eq!(super::mode(bits), text);
         }
     }

@@ -42,8 +42,13 @@ use session::Session;
 /// Backs up PostgreSQL databases, volumes and program output of many tenants to S3, Azure Blob or a local directory,
 /// and restores them.
 #[derive(Debug, Parser)]
-#[command(name = "strongroom", version, max_term_width = 110, after_help = "\
-Exit codes: 0 ok, 1 failed, 2 usage, 3 incomplete, 10 no repository, 11 locked, 12 wrong password, 78 bad config, 130 interrupted.")]
+#[command(
+    name = "strongroom",
+    version,
+    max_term_width = 110,
+    after_help = "\
+Exit codes: 0 ok, 1 failed, 2 usage, 3 incomplete, 10 no repository, 11 locked, 12 wrong password, 78 bad config, 130 interrupted."
+)]
 struct Cli {
     #[command(flatten)]
     global: Global,
@@ -93,7 +98,7 @@ pub fn main() -> ExitCode {
             // Help and version go to standard output with code 0, mistakes to standard error with code 2.
             let code = if e.use_stderr() { Kind::Usage.exit_code() } else { 0 };
             // Nothing can be told to somebody who has closed both.
-            let _ = e.print();
+            drop(e.print());
             return ExitCode::from(code);
         }
     };

@@ -1,6 +1,5 @@
 //! Answers: text for people or one JSON document for programs.
 
-use std::fmt::Write as _;
 use std::io::{self, Write as _};
 
 use serde::Serialize;
@@ -9,6 +8,15 @@ use serde_json::json;
 use super::Done;
 use crate::error::{Error, Kind, Result};
 use crate::model::Time;
+
+/// Adds a line to a text.
+macro_rules! say {
+    ($text:expr, $($words:tt)*) => {{
+        $text.push_str(&format!($($words)*));
+        $text.push('\n');
+    }};
+}
+pub(super) use say;
 
 /// How to answer.
 #[derive(Debug, Clone, Copy)]
@@ -21,7 +29,8 @@ impl Out {
     pub(super) fn print<T: Serialize>(self, value: &T, text: impl FnOnce(&mut String)) -> Result<()> {
         let mut buffer = String::new();
         if self.json {
-            buffer = serde_json::to_string_pretty(value).map_err(|e| Error::new(Kind::Bug, "write the answer as JSON").because(e))?;
+            buffer =
+                serde_json::to_string_pretty(value).map_err(|e| Error::new(Kind::Bug, "write the answer as JSON").because(e))?;
             buffer.push('\n');
         } else {
             text(&mut buffer);
@@ -49,13 +58,14 @@ pub(super) fn print_error(e: &Error, json: bool) {
     if json {
         let text = format!("{:#}\n", json!({ "error": error_json(e) }));
         // Standard error still gets the words.
-        let _ = write_stdout(text.as_bytes());
+        drop(write_stdout(text.as_bytes()));
     }
     let mut text = format!("error: {}\n", e.chain());
     if let Some(hint) = e.hint_text() {
-        let _ = writeln!(text, "hint: {hint}");
+        say!(text, "hint: {hint}");
     }
-    let _ = io::stderr().lock().write_all(text.as_bytes());
+    // There is nowhere left to complain to.
+    drop(io::stderr().lock().write_all(text.as_bytes()));
 }
 
 /// Columns of text, padded; the last one is not.
@@ -78,10 +88,7 @@ impl Table {
         let width = |c: usize| self.rows.iter().filter_map(|r| r.get(c)).map(|s| s.chars().count()).max().unwrap_or(0);
         let widths: Vec<usize> = (0..columns).map(width).collect();
         for row in &self.rows {
-            let mut line = String::new();
-            for (cell, width) in row.iter().zip(&widths) {
-                let _ = write!(line, "{cell:width$}  ");
-            }
+            let line: String = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}  ")).collect();
             out.push_str(line.trim_end());
             out.push('\n');
         }

@@ -1,4 +1,4 @@
-//! Progress of backups: a bar on a terminal, a log line every 30 seconds elsewhere.
+//! Progress of backups and restores: a bar on a terminal, a log line every 30 seconds elsewhere.
 
 use std::io::IsTerminal;
 use std::sync::Arc;
@@ -9,6 +9,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use super::output;
 use crate::app::backup::Progress;
+use crate::app::restore_volume;
 
 /// How often a line is logged where there is no terminal.
 const LOG_EVERY: Duration = Duration::from_secs(30);
@@ -26,10 +27,32 @@ impl Board {
         Self { bars: wanted.then(MultiProgress::new) }
     }
 
-    /// Follows a run until the guard is dropped.
+    /// Follows a backup until the guard is dropped.
     pub(super) fn follow(&self, name: String, progress: Arc<Progress>) -> Follower {
+        self.start(name, move || {
+            let source = &progress.source;
+            Counts {
+                done: source.bytes_total.load(Relaxed),
+                expected: progress.expected_bytes.load(Relaxed),
+                files: source.files_new.load(Relaxed)
+                    + source.files_changed.load(Relaxed)
+                    + source.files_unmodified.load(Relaxed),
+            }
+        })
+    }
+
+    /// Follows the restore of a volume of so many bytes.
+    pub(super) fn follow_restore(&self, name: String, progress: Arc<restore_volume::Progress>, bytes: Option<u64>) -> Follower {
+        self.start(name, move || Counts {
+            done: progress.bytes_written.load(Relaxed) + progress.bytes_reused.load(Relaxed),
+            expected: bytes.unwrap_or(0),
+            files: progress.files.load(Relaxed),
+        })
+    }
+
+    fn start(&self, name: String, counts: impl Fn() -> Counts + Send + 'static) -> Follower {
         let bar = self.bars.as_ref().map(|b| b.add(bar(&name)));
-        let task = tokio::spawn(watch(name, progress, bar.clone()));
+        let task = tokio::spawn(watch(name, counts, bar.clone()));
         Follower { task, bar }
     }
 }
@@ -52,22 +75,30 @@ impl Drop for Follower {
 fn bar(name: &str) -> ProgressBar {
     let bar = ProgressBar::new(0).with_message(name.to_owned());
     // Written here, so a mistake in it would show in every test on a terminal; the plain style is as good.
-    let style = ProgressStyle::with_template("{msg} [{bar:30}] {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta} {prefix}");
+    let style = ProgressStyle::with_template(
+        "{msg} [{bar:30}] {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta} {prefix}",
+    );
     bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> "));
     bar
 }
 
-async fn watch(name: String, progress: Arc<Progress>, bar: Option<ProgressBar>) {
+/// How far something is.
+struct Counts {
+    done: u64,
+    /// A guess, 0 where there is none.
+    expected: u64,
+    files: u64,
+}
+
+async fn watch(name: String, counts: impl Fn() -> Counts + Send + 'static, bar: Option<ProgressBar>) {
     let began = Instant::now();
     let mut tick = tokio::time::interval(if bar.is_some() { DRAW_EVERY } else { LOG_EVERY });
     tick.tick().await;
     loop {
         tick.tick().await;
-        let source = &progress.source;
-        let done = source.bytes_total.load(Relaxed);
-        let files = source.files_new.load(Relaxed) + source.files_changed.load(Relaxed) + source.files_unmodified.load(Relaxed);
-        // The last snapshot's size is a guess: when it is passed, the end is unknown.
-        let expected = progress.expected_bytes.load(Relaxed).max(done);
+        let Counts { done, expected, files } = counts();
+        // When a guess is passed, the end is unknown.
+        let expected = expected.max(done);
         match &bar {
             Some(bar) => {
                 bar.set_length(expected);
@@ -76,7 +107,11 @@ async fn watch(name: String, progress: Arc<Progress>, bar: Option<ProgressBar>) 
             }
             None => {
                 let rate = done as f64 / began.elapsed().as_secs_f64().max(0.001);
-                let percent = if expected > done { format!(" of about {} ({} %)", output::size(expected), done * 100 / expected.max(1)) } else { String::new() };
+                let percent = if expected > done {
+                    format!(" of about {} ({} %)", output::size(expected), done * 100 / expected.max(1))
+                } else {
+                    String::new()
+                };
                 tracing::info!(job = %name, "{} files, {}{percent}, {}/s", files, output::size(done), output::size(rate as u64));
             }
         }

@@ -1,16 +1,14 @@
 //! `strongroom prune`
 
-use std::fmt::Write as _;
-
+use super::Done;
 use super::args::Place;
 use super::output::{self, Table};
 use super::session::Session;
-use super::Done;
 use crate::app::collect;
 use crate::app::prune::{self, Action, Keep, Options, TenantPrune};
+use crate::config::parse_duration;
 use crate::error::{Error, Kind, Result};
 use crate::model::Selector;
-use crate::config::parse_duration;
 
 /// Apply retention, then remove data that nothing refers to any more
 #[derive(Debug, clap::Args)]
@@ -102,7 +100,7 @@ pub(super) async fn run(s: &Session, a: Args) -> Result<Done> {
 
 fn text(t: &mut String, p: &TenantPrune) {
     for job in &p.jobs {
-        let _ = writeln!(t, "{}/{}: keep {}", p.tenant, job.job, job.keep);
+        output::say!(t, "{}/{}: keep {}", p.tenant, job.job, job.keep);
         let mut table = Table::new(&["ACTION", "ID", "TIME (UTC)", "SIZE", "WHY"]);
         for v in &job.snapshots {
             let action = match v.action {
@@ -117,14 +115,14 @@ fn text(t: &mut String, p: &TenantPrune) {
         }
     }
     for (job, count) in &p.unconfigured {
-        let _ = writeln!(t, "{}: {count} snapshots of job {job} stay, which is not in the configuration", p.tenant);
+        output::say!(t, "{}: {count} snapshots of job {job} stay, which is not in the configuration", p.tenant);
     }
     if p.foreign > 0 {
-        let _ = writeln!(t, "{}: {} snapshots of other programs stay", p.tenant, p.foreign);
+        output::say!(t, "{}: {} snapshots of other programs stay", p.tenant, p.foreign);
     }
     let would = if p.dry_run { "would be removed" } else { "removed" };
-    let _ = writeln!(t, "{}: {} snapshots {would}", p.tenant, p.removed);
+    output::say!(t, "{}: {} snapshots {would}", p.tenant, p.removed);
     if let Some(c) = &p.collected {
-        let _ = writeln!(t, "{}: collected {}", p.tenant, collect::describe(c));
+        output::say!(t, "{}: collected {}", p.tenant, collect::describe(c));
     }
 }

@@ -79,8 +79,12 @@ impl Session {
     fn ad_hoc(&self, repository: &str, place: &Place, job: AdHocJob) -> Result<Settings> {
         let default_env = "STRONGROOM_PASSWORD";
         let password_env = place.password_env.clone().or_else(|| std::env::var_os(default_env).map(|_| default_env.to_owned()));
-        if place.password_file.is_none() && password_env.is_none() && std::env::vars_os().all(|(k, _)| !k.to_string_lossy().starts_with("STRONGROOM__REPOSITORY__PASSWORD__")) {
-            return Err(Error::new(Kind::Usage, "there is no password for the repository").hint("Add --password-file FILE, --password-env NAME, or set STRONGROOM_PASSWORD."));
+        if place.password_file.is_none()
+            && password_env.is_none()
+            && std::env::vars_os().all(|(k, _)| !k.to_string_lossy().starts_with("STRONGROOM__REPOSITORY__PASSWORD__"))
+        {
+            return Err(Error::new(Kind::Usage, "there is no password for the repository")
+                .hint("Add --password-file FILE, --password-env NAME, or set STRONGROOM_PASSWORD."));
         }
         let adhoc = AdHoc {
             repository: repository.to_owned(),
@@ -91,6 +95,8 @@ impl Session {
             source: job.source,
         };
         // What is wrong here was written on the command line or in a variable, so it is a mistake of usage.
-        adhoc.settings(std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)))).map_err(|m| Error::from(m).with_kind(Kind::Usage))
+        adhoc
+            .settings(std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))))
+            .map_err(|m| Error::from(m).with_kind(Kind::Usage))
     }
 }

@@ -6,6 +6,7 @@ use crate::error::{Context as _, Kind, Result};
 use crate::runtime::Cancel;
 
 /// Watches for as long as the process lives.
+#[allow(clippy::disallowed_methods, reason = "the second signal means: at once")]
 pub(super) fn watch(cancel: Cancel) -> Result<()> {
     let mut interrupt = signal(SignalKind::interrupt()).context(|| "watch for SIGINT")?;
     let mut terminate = signal(SignalKind::terminate()).context(|| "watch for SIGTERM")?;

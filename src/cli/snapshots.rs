@@ -1,7 +1,5 @@
 //! `strongroom snapshots`
 
-use std::fmt::Write as _;
-
 use super::Done;
 use super::args::Place;
 use super::output::{self, Table};
@@ -50,7 +48,7 @@ pub(super) async fn run(s: &Session, a: Args) -> Result<Done> {
             ]);
         }
         if listing.snapshots.is_empty() {
-            let _ = writeln!(t, "no snapshots");
+            output::say!(t, "no snapshots");
         } else {
             table.write(t);
         }

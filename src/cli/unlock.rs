@@ -1,7 +1,5 @@
 //! `strongroom unlock`
 
-use std::fmt::Write as _;
-
 use super::Done;
 use super::args::Place;
 use super::output;
@@ -28,9 +26,9 @@ pub(super) async fn run(s: &Session, a: Args) -> Result<Done> {
     };
     let done = unlock::run(&ctx, &tenant.name).await?;
     s.out.print(&done, |t| {
-        let _ = writeln!(t, "{} locks removed, {} remain", done.removed, done.remaining.len());
+        output::say!(t, "{} locks removed, {} remain", done.removed, done.remaining.len());
         for l in &done.remaining {
-            let _ = writeln!(t, "held by {}@{} (pid {}), refreshed {}", l.username, l.hostname, l.pid, output::time(l.time));
+            output::say!(t, "held by {}@{} (pid {}), refreshed {}", l.username, l.hostname, l.pid, output::time(l.time));
         }
     })?;
     Ok(Done::Ok)

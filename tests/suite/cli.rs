@@ -46,7 +46,11 @@ pub fn run(dir: &Path, args: &[&str]) -> Ran {
 
 fn ran(c: &mut Command) -> Ran {
     let o = c.output().unwrap();
-    Ran { code: o.status.code().unwrap_or(-1), out: String::from_utf8(o.stdout).unwrap(), err: String::from_utf8(o.stderr).unwrap() }
+    Ran {
+        code: o.status.code().unwrap_or(-1),
+        out: String::from_utf8(o.stdout).unwrap(),
+        err: String::from_utf8(o.stderr).unwrap(),
+    }
 }
 
 /// A directory with a password, data, and a repository `repo` that was initialised.
@@ -94,7 +98,14 @@ fn a_volume_goes_the_whole_way_without_a_configuration_file() {
     assert_eq!(run(d, &with(&["cat", a, &format!("{inside}/a.txt")])).ok().out, "alpha");
     assert_eq!(run(d, &with(&["cat", &b[..8], &format!("{inside}/a.txt")])).ok().out, "changed");
     let diff = run(d, &with(&["diff", a, b])).ok().json();
-    assert!(diff["differences"].as_array().unwrap().iter().any(|x| x["path"] == format!("{inside}/a.txt") && x["change"] == "modified" && x["bytes"] == 2), "{diff}");
+    assert!(
+        diff["differences"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|x| x["path"] == format!("{inside}/a.txt") && x["change"] == "modified" && x["bytes"] == 2),
+        "{diff}"
+    );
 
     let held = run(d, &with(&["hold", a])).ok().json();
     assert_eq!((held["was"].as_str(), held["hold"].as_bool()), (Some(a), Some(true)));
@@ -121,7 +132,10 @@ fn a_program_s_output_goes_in_and_comes_out() {
     run(d, &with(&["backup", "--command", "--file", "out.txt", "--tenant", "acme", "--job", "dump", "--", "echo", "hello"])).ok();
     assert_eq!(run(d, &with(&["cat", "latest", "out.txt"])).ok().out, "hello\n");
     let restored = run(d, &with(&["restore", "acme/dump", "--to", "back.txt"])).ok().json();
-    assert_eq!((restored["outcome"].as_str(), restored["source"].as_str(), restored["job"].as_str()), (Some("restored"), Some("command"), Some("dump")));
+    assert_eq!(
+        (restored["outcome"].as_str(), restored["source"].as_str(), restored["job"].as_str()),
+        (Some("restored"), Some("command"), Some("dump"))
+    );
     assert_eq!(std::fs::read_to_string(d.join("back.txt")).unwrap(), "hello\n");
     assert_eq!(run(d, &with(&["restore", "--to", "-"])).ok().out, "hello\n");
     run(d, &with(&["restore", "--to-command", "sh", "-c", "cat > fed.txt"])).ok();
@@ -229,7 +243,10 @@ fn the_environment_overlays_the_file() {
     let d = dir.path();
     std::fs::write(d.join("strongroom.yaml"), "tenants: { acme: {} }\nrepository: { url: file:///nowhere }\n").unwrap();
     run(d, &["config", "check"]).exits(78);
-    let env = [("STRONGROOM__REPOSITORY__URL", format!("file://{}", d.display())), ("STRONGROOM__REPOSITORY__PASSWORD__VALUE", "x".into())];
+    let env = [
+        ("STRONGROOM__REPOSITORY__URL", format!("file://{}", d.display())),
+        ("STRONGROOM__REPOSITORY__PASSWORD__VALUE", "x".into()),
+    ];
     let set = |extra: &[(&str, &str)], args: &[&str]| {
         let mut c = command(d, args);
         c.envs(env.iter().map(|(k, v)| (*k, v.as_str()))).envs(extra.iter().copied());
@@ -237,7 +254,11 @@ fn the_environment_overlays_the_file() {
     };
     set(&[], &["init"]).ok();
     let wrong = set(&[("STRONGROOM__REPOSITRY__URL", "x")], &["init"]).exits(78);
-    assert!(wrong.err.contains("environment variable STRONGROOM__REPOSITRY__URL") && wrong.err.contains("Did you mean `repository`?"), "{}", wrong.err);
+    assert!(
+        wrong.err.contains("environment variable STRONGROOM__REPOSITRY__URL") && wrong.err.contains("Did you mean `repository`?"),
+        "{}",
+        wrong.err
+    );
     // Store settings of an ad-hoc repository come from there too.
     let wrong = set(&[("STRONGROOM__REPOSITORY__S3__REGION", "x")], &["snapshots", "--repository", "repo"]).exits(2);
     assert!(wrong.err.contains("does not belong to a local store"), "{}", wrong.err);
@@ -254,7 +275,11 @@ fn programs_in_a_configuration_run_only_with_leave() {
     std::fs::write(d.join("strongroom.yaml"), config).unwrap();
     run(d, &["init"]).ok();
     let refused = run(d, &["backup", "acme"]).exits(1);
-    assert!(refused.err.contains("tenants.acme.jobs.c.command.run") && refused.err.contains("--allow-commands"), "{}", refused.err);
+    assert!(
+        refused.err.contains("tenants.acme.jobs.c.command.run") && refused.err.contains("--allow-commands"),
+        "{}",
+        refused.err
+    );
     run(d, &["--allow-commands", "backup", "acme"]).ok();
     assert_eq!(run(d, &["cat", "acme/c:latest", "output"]).ok().out, "word\n");
     let check = run(d, &["config", "check", "--json"]).ok().json();
@@ -265,8 +290,16 @@ fn programs_in_a_configuration_run_only_with_leave() {
 fn a_signal_ends_a_backup_in_order_and_a_second_one_at_once() {
     let dir = place();
     let d = dir.path();
-    let start = || command(d, &with(&["backup", "--command", "--", "sleep", "613"])).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-    let signal = |child: &std::process::Child, name: &str| assert!(Command::new("kill").args([name, &child.id().to_string()]).status().unwrap().success());
+    let start = || {
+        command(d, &with(&["backup", "--command", "--", "sleep", "613"]))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap()
+    };
+    let signal = |child: &std::process::Child, name: &str| {
+        assert!(Command::new("kill").args([name, &child.id().to_string()]).status().unwrap().success())
+    };
     let locks = || std::fs::read_dir(d.join("repo/locks")).map_or(0, Iterator::count);
     let wait_for_lock = || {
         let began = Instant::now();
@@ -291,7 +324,8 @@ fn keys_are_added_and_removed() {
     let dir = place();
     let d = dir.path();
     std::fs::write(d.join("q"), "second").unwrap();
-    let added = run(d, &["--json", "key", "add", "--repository", "repo", "--password-file", "p", "--new-password-file", "q"]).ok().json();
+    let added =
+        run(d, &["--json", "key", "add", "--repository", "repo", "--password-file", "p", "--new-password-file", "q"]).ok().json();
     let id = added["id"].as_str().unwrap().to_owned();
     let list = run(d, &["--json", "key", "list", "--repository", "repo", "--password-file", "q"]).ok().json();
     let keys = list["keys"].as_array().unwrap();
@@ -309,8 +343,30 @@ fn the_command_surface_is_there_and_explains_itself() {
     let dir = tempfile::tempdir().unwrap();
     let d = dir.path();
     for name in [
-        "init", "backup", "run", "snapshots", "restore", "ls", "cat", "diff", "check", "prune", "hold", "unhold", "unlock", "key list", "key add", "key remove", "status",
-        "coverage", "doctor", "config check", "config schema", "config example", "completions", "version",
+        "init",
+        "backup",
+        "run",
+        "snapshots",
+        "restore",
+        "ls",
+        "cat",
+        "diff",
+        "check",
+        "prune",
+        "hold",
+        "unhold",
+        "unlock",
+        "key list",
+        "key add",
+        "key remove",
+        "status",
+        "coverage",
+        "doctor",
+        "config check",
+        "config schema",
+        "config example",
+        "completions",
+        "version",
     ] {
         let mut args: Vec<&str> = name.split(' ').collect();
         args.push("--help");
@@ -324,4 +380,51 @@ fn the_command_surface_is_there_and_explains_itself() {
     let schema: Value = run(d, &["config", "schema"]).ok().json();
     assert_eq!(schema["title"], "Strongroom configuration");
     assert!(schema["$defs"].is_object());
+}
+
+#[test]
+fn a_volume_is_restored_and_restored_only_once_if_empty() {
+    let dir = place();
+    let d = dir.path();
+    // Before there is a backup: nothing to restore is an answer, an unreachable repository is not.
+    let fresh = ["restore", "default/volume", "--to", "new", "--if-empty"];
+    let unknown = run(
+        d,
+        &["restore", "default/volume", "--to", "unknown", "--if-empty", "--repository", "nowhere", "--password-file", "p"],
+    )
+    .exits(10);
+    assert!(unknown.err.contains("no repository"), "{}", unknown.err);
+    let first = run(d, &with(&fresh)).ok().json();
+    assert_eq!((first["outcome"].as_str(), first["snapshot"].is_null()), (Some("fresh"), true));
+    run(d, &with(&["backup", "--volume", "data"])).ok();
+    assert_eq!(run(d, &with(&fresh)).ok().json()["outcome"], "left_alone", "settled before");
+
+    let into = run(d, &with(&["restore", "default/volume", "--to", "empty", "--if-empty"])).ok().json();
+    assert_eq!((into["outcome"].as_str(), into["result"]["files"].as_u64()), (Some("restored"), Some(2)), "{into}");
+    assert_eq!(std::fs::read_to_string(d.join("empty/sub/b.txt")).unwrap(), "beta");
+
+    let whole = run(d, &with(&["restore", "--to", "back", "--verify"])).ok().json();
+    assert_eq!((whole["outcome"].as_str(), whole["source"].as_str()), (Some("restored"), Some("volume")));
+    let same = Command::new("diff").args(["-r", "data", "back"]).current_dir(d).status().unwrap();
+    assert!(same.success());
+    std::fs::write(d.join("back/extra"), "extra").unwrap();
+    std::fs::write(d.join("back/a.txt"), "other").unwrap();
+    let again = run(d, &with(&["restore", "--to", "back", "--delete", "--include", "*"])).ok().json();
+    assert_eq!(again["result"]["deleted"], 1, "{again}");
+    assert!(Command::new("diff").args(["-r", "data", "back"]).current_dir(d).status().unwrap().success());
+    run(d, &with(&["restore", "--to", "s3://bucket"])).exits(2);
+}
+
+#[test]
+fn a_snapshot_that_another_program_thinned_out_is_passed_over() {
+    let dir = place();
+    let d = dir.path();
+    run(d, &with(&["backup", "--volume", "data"])).ok();
+    std::fs::write(d.join("data/late"), "late").unwrap();
+    run(d, &with(&["backup", "--volume", "data"])).ok();
+    let newest = run(d, &with(&["snapshots"])).ok().json()["snapshots"][1]["id"].as_str().unwrap().to_owned();
+    judges::restic(&d.join("repo"), "secret", &["rewrite", "--exclude", "late", "--forget", &newest]);
+    let restored = run(d, &with(&["restore", "--to", "back"])).ok();
+    assert!(restored.err.contains("altered by another program"), "{}", restored.err);
+    assert!(!d.join("back/late").exists() && d.join("back/a.txt").exists(), "the snapshot before it was taken");
 }

@@ -83,7 +83,10 @@ struct Stack {
 }
 
 enum Task {
-    Dir { dir: Dir, parent_tree: Option<Id>, place: Option<Place> },
+    /// The volume itself, and the parent's tree for it.
+    Root { dir: Dir, was: Option<Id> },
+    /// Opened when its turn comes: a directory may have more below it than a process may have open.
+    Dir { found: Found, place: Place },
     File { open: Arc<OpenDir>, found: Found, at: usize },
 }
 
@@ -121,7 +124,7 @@ pub(super) fn archive(volume: Volume, root: Dir, parent: Option<Parent>, writer:
         parent,
         stats,
         cancel: cancel.clone(),
-        stack: Mutex::new(Stack { tasks: vec![Task::Dir { dir: root, parent_tree, place: None }], busy: 0, over: false }),
+        stack: Mutex::new(Stack { tasks: vec![Task::Root { dir: root, was: parent_tree }], busy: 0, over: false }),
         work: Condvar::new(),
         problems: Mutex::default(),
         links: Mutex::default(),
@@ -153,7 +156,8 @@ impl Walk {
     fn run(self: &Arc<Self>) {
         while let Some(task) = self.take() {
             let done = match task {
-                Task::Dir { dir, parent_tree, place } => self.directory(dir, parent_tree, place),
+                Task::Root { dir, was } => self.directory(dir, was, None),
+                Task::Dir { found, place } => self.enter(&found, place),
                 Task::File { open, found, at } => self.large_file(&open, &found, at),
             };
             if let Err(e) = done {
@@ -292,27 +296,14 @@ impl Walk {
         }
         let node = self.volume.to_node(found);
         match found.kind {
-            FoundKind::Dir => match self.volume.enter(&open.dir, found) {
-                Ok(dir) => {
-                    let was = match &old {
-                        Some(Node { kind: NodeKind::Dir { subtree }, .. }) => *subtree,
-                        _ => None,
-                    };
-                    self.note_same(open, &node, old.as_ref());
-                    later.push(Task::Dir { dir, parent_tree: was, place: Some(Place { open: open.clone(), at, was }) });
-                }
-                Err(problem) => {
-                    let gone = problem.is_gone();
-                    open.same.store(false, Ordering::Relaxed);
-                    if gone {
-                        self.problem(problem);
-                        return Ok(None);
-                    }
-                    let text = problem.to_string();
-                    self.problem(problem);
-                    return Ok(Some(self.unreadable_dir(node, text)?));
-                }
-            },
+            FoundKind::Dir => {
+                let was = match &old {
+                    Some(Node { kind: NodeKind::Dir { subtree }, .. }) => *subtree,
+                    _ => None,
+                };
+                self.note_same(open, &node, old.as_ref());
+                later.push(Task::Dir { found: found.clone(), place: Place { open: open.clone(), at, was } });
+            }
             FoundKind::File => {
                 open.same.store(false, Ordering::Relaxed);
                 add(if old.is_some() { &self.stats.files_changed } else { &self.stats.files_new }, 1);
@@ -329,12 +320,25 @@ impl Walk {
         Ok(Some(node))
     }
 
-    /// A directory that may not be read is recorded as an empty one, and the snapshot as incomplete.
-    fn unreadable_dir(&self, mut node: Node, text: String) -> Result<Node> {
-        let subtree = self.writer.tree(&[])?;
-        node.kind = NodeKind::Dir { subtree: Some(subtree) };
-        node.error = Some(text);
-        Ok(node)
+    /// Opens a directory that was listed and goes on with it. One that may not be read is recorded as an empty one.
+    fn enter(self: &Arc<Self>, found: &Found, place: Place) -> Result<()> {
+        let problem = match self.volume.enter(&place.open.dir, found) {
+            Ok(dir) => return self.directory(dir, place.was, Some(place)),
+            Err(problem) => problem,
+        };
+        place.open.same.store(false, Ordering::Relaxed);
+        let empty = if problem.is_gone() { None } else { Some(self.writer.tree(&[])?) };
+        if let Some(slot) = place.open.nodes.lock().get_mut(place.at) {
+            match (empty, slot.as_mut()) {
+                (Some(tree), Some(node)) => {
+                    node.kind = NodeKind::Dir { subtree: Some(tree) };
+                    node.error = Some(problem.to_string());
+                }
+                _ => *slot = None,
+            }
+        }
+        self.problem(problem);
+        self.entry_done(&place.open, Via::Walker)
     }
 
     fn note_same(&self, open: &OpenDir, node: &Node, old: Option<&Node>) {

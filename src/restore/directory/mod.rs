@@ -185,5 +185,3 @@ impl Filter {
 
 }
 
-#[cfg(test)]
-mod tests;

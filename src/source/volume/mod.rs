@@ -30,10 +30,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rustix::fs::{AtFlags, Mode, OFlags, Stat};
 
 use crate::error::{Context, Error, Kind, Result};
-use crate::model::{Globs, Node};
+use crate::model::Node;
 
 pub use blank::{Totals, looks_blank};
 pub use directory::Dir;
+pub use crate::model::Globs;
 pub use entry::{Found, FoundKind};
 pub use file::OpenFile;
 pub use hooks::{Hook, Hooks};
@@ -153,6 +154,3 @@ impl Volume {
         Found::new(name, kind, stat, self.settings.with_atime, &self.owners, self.devices.id(stat.st_dev, path))
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -3,6 +3,8 @@
 
 mod attacks;
 mod backup;
+mod if_empty;
 mod memory;
 mod restore;
 mod unprivileged;
+mod whole;

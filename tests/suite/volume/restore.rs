@@ -151,10 +151,12 @@ fn a_damaged_chunk_costs_only_the_files_that_need_it() {
     std::fs::hard_link(from.join("13"), from.join("sub/linked")).unwrap();
     let memory = Memory::new();
     let root = memory.backup_of(&from);
-    let ids = |path: &str| memory.add(&std::fs::read(from.join(path)).unwrap());
-    memory.data.lock().get_mut(&ids("13")[0]).unwrap()[5] ^= 1;
-    memory.data.lock().get_mut(&ids("large")[3]).unwrap()[5] ^= 1;
-    memory.data.lock().remove(&ids("77")[0]);
+    let id = |path: &str, chunk: usize| memory.add(&std::fs::read(from.join(path)).unwrap())[chunk];
+    for damaged in [id("13", 0), id("large", 3)] {
+        memory.data.lock().get_mut(&damaged).unwrap()[5] ^= 1;
+    }
+    let lost = id("77", 0);
+    memory.data.lock().remove(&lost);
     let report = restore(&memory, &root, &to, &Options::default(), &Progress::default());
     for file in ["13", "large", "77", "sub/linked"] {
         assert!(!to.join(file).exists(), "{file} is not left half");

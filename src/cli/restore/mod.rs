@@ -1,6 +1,7 @@
 //! `strongroom restore`
 
-use std::fmt::Write as _;
+mod volume;
+
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -119,12 +120,15 @@ pub(super) async fn run(s: &Session, a: Args) -> Result<Done> {
     if let Some(tenant) = &a.r#as {
         restore::authorize(&ctx, tenant).await?;
     }
+    if a.volume.if_empty {
+        return volume::if_empty(s, &ctx, &a, &pick).await;
+    }
     let reference = Reference { selector: a.selector.clone(), pick };
     let found = restore::choose(&ctx, &reference).await?;
     output::warn(&found.warnings);
     a.check_options(restore::source_of(&found)?)?;
     match restore::source_of(&found)? {
-        Source::Volume => Err(Error::new(Kind::Failed, "restoring volumes is not available yet")),
+        Source::Volume => volume::run(s, &a, &found).await,
         Source::PgDump => dump(s, &a, &found).await,
         Source::Command => program_output(s, &a, &found).await,
     }
@@ -165,6 +169,17 @@ impl Args {
         }
     }
 
+    fn directory(&self) -> Result<PathBuf> {
+        match self.to()? {
+            "-" => Err(Error::new(Kind::Usage, "a volume is restored into a directory")
+                .hint("`strongroom cat` writes one file to standard output.")),
+            dir if dir.contains("://") => {
+                Err(Error::new(Kind::Usage, format!("a volume is restored into a directory, and {dir} is a URL")))
+            }
+            dir => std::path::absolute(dir).map_err(|e| Error::new(Kind::Usage, format!("--to {dir}")).because(e)),
+        }
+    }
+
     fn to(&self) -> Result<&str> {
         self.to.as_deref().ok_or_else(|| Error::new(Kind::Usage, "where to?").hint("Add --to TARGET."))
     }
@@ -177,7 +192,10 @@ async fn dump(s: &Session, a: &Args, found: &Found) -> Result<Done> {
         (true, false) => Mode::Create,
         (false, true) => Mode::Clean,
         (false, false) => Mode::Existing,
-        (true, true) => return Err(Error::new(Kind::Usage, "--create and --clean exclude each other").hint("Drop the database first, or restore into the existing one with --clean.")),
+        (true, true) => {
+            return Err(Error::new(Kind::Usage, "--create and --clean exclude each other")
+                .hint("Drop the database first, or restore into the existing one with --clean."));
+        }
     };
     request.database.clone_from(&d.database);
     request.target_database.clone_from(&d.target_database);
@@ -194,10 +212,10 @@ async fn dump(s: &Session, a: &Args, found: &Found) -> Result<Done> {
     }
     s.out.print(&answer(found, Source::PgDump, &done), |t| {
         for d in &done.databases {
-            let _ = writeln!(t, "database {} restored to {} ({})", d.dumped_from, d.restored_to, output::size(d.bytes));
+            output::say!(t, "database {} restored to {} ({})", d.dumped_from, d.restored_to, output::size(d.bytes));
         }
         for f in &done.files {
-            let _ = writeln!(t, "wrote {}", f.display());
+            output::say!(t, "wrote {}", f.display());
         }
         summary(t, found, done.bytes, began);
     })?;
@@ -218,7 +236,7 @@ async fn program_output(s: &Session, a: &Args, found: &Found) -> Result<Done> {
     }
     s.out.print(&answer(found, Source::Command, &done), |t| {
         if let Some(to) = &done.to {
-            let _ = writeln!(t, "wrote {}", to.display());
+            output::say!(t, "wrote {}", to.display());
         }
         summary(t, found, done.bytes, began);
     })?;
@@ -235,7 +253,15 @@ fn answer<T: serde::Serialize>(found: &Found, source: Source, result: &T) -> ser
 fn summary(t: &mut String, found: &Found, bytes: u64, began: Instant) {
     let took = began.elapsed().as_secs_f64();
     let rate = output::size((bytes as f64 / took.max(0.001)) as u64);
-    let _ = writeln!(t, "restored snapshot {} of {} from {} in {}: {} ({rate}/s)", found.snapshot.id.short(), found.tenant, output::time(found.snapshot.file.time), output::seconds(took), output::size(bytes));
+    output::say!(
+        t,
+        "restored snapshot {} of {} from {} in {}: {} ({rate}/s)",
+        found.snapshot.id.short(),
+        found.tenant,
+        output::time(found.snapshot.file.time),
+        output::seconds(took),
+        output::size(bytes)
+    );
 }
 
 /// An RFC 3339 time, a date, or how long ago.
@@ -260,7 +286,11 @@ mod tests {
     #[test]
     fn times_are_read_in_three_forms() {
         let now: Time = "2026-11-21T12:00:00Z".parse().expect("a time");
-        for (text, time) in [("2026-11-20T02:00:00+02:00", "2026-11-20T00:00:00Z"), ("2026-11-20", "2026-11-20T23:59:59Z"), ("1d6h", "2026-11-20T06:00:00Z")] {
+        for (text, time) in [
+            ("2026-11-20T02:00:00+02:00", "2026-11-20T00:00:00Z"),
+            ("2026-11-20", "2026-11-20T23:59:59Z"),
+            ("1d6h", "2026-11-20T06:00:00Z"),
+        ] {
             assert_eq!(at(text, now).expect(text).to_string(), time);
         }
         assert!(at("yesterday", now).is_err_and(|e| e.kind() == Kind::Usage));
