@@ -11,8 +11,10 @@
 //! Not promised: that a put that failed left nothing behind (the object may be there, whole), nor any order between
 //! two puts that run at the same time.
 
+pub mod count;
 pub mod lease;
 mod local;
+mod shared;
 
 use std::fmt;
 use std::ops::Range;
@@ -23,6 +25,7 @@ use futures::stream::BoxStream;
 
 use crate::model::Time;
 
+pub use count::{Counted, Counter, Counts};
 pub use lease::Lease;
 pub use local::LocalStore;
 
