@@ -5,13 +5,15 @@ use std::sync::Arc;
 
 use super::Context;
 use super::facts::{is_complete, is_of_job};
+use super::read_lock::with_read_lock;
 use super::select::{self, Found, Pick};
 use crate::crypto::sha256_many;
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::model::{Id, JobName, Node, NodeKind, TenantName};
 use crate::repository::{self, BlobType, Reader, Snapshot};
 use crate::restore::directory::marker::{self, Answer, Decision, TargetState};
-use crate::restore::directory::{self, Blobs, Options, Progress, Report, Root, Want, WriteChunk};
+pub use crate::restore::directory::{Options, Progress, Report};
+use crate::restore::directory::{self, Blobs, Root, Want, WriteChunk};
 use crate::runtime::Cancel;
 
 /// Restores a snapshot's files into `to`: of a volume its content, of a snapshot with several paths the whole tree.
@@ -19,9 +21,12 @@ use crate::runtime::Cancel;
 /// # Errors
 /// As [`directory::restore`]. Files that could not be restored are in the report instead.
 pub async fn run(found: &Found, to: PathBuf, options: Options, progress: Arc<Progress>, cancel: &Cancel) -> Result<Report> {
-    let reader = found.repository.reader(found.repository.load_index().await?);
-    let (snapshot, cancel) = (found.snapshot.clone(), cancel.clone());
-    super::blocking(move || restore(reader, &snapshot, &to, options, &progress, &cancel)).await
+    with_read_lock(&found.repository, cancel, async {
+        let reader = found.repository.reader(found.repository.load_index().await?);
+        let (snapshot, cancel) = (found.snapshot.clone(), cancel.clone());
+        super::blocking(move || restore(reader, &snapshot, &to, options, &progress, &cancel)).await
+    })
+    .await
 }
 
 fn restore(

@@ -74,6 +74,22 @@ impl Lease {
     /// The store's failures. Then the lease may have been taken all the same and has to expire. An object that is no
     /// lease is [`ErrorKind::Invalid`] and stays.
     pub async fn acquire(store: Arc<dyn Store>, key: Key, owner: &str, ttl: Duration, rng: &mut (dyn RngCore + Send)) -> Result<Option<Self>> {
+        Self::acquire_or_inherit(store, key, owner, ttl, rng, &|_| false).await
+    }
+
+    /// As [`Lease::acquire`], and takes at once a lease whose owner `is_dead`: only say so where it is proven (a process of
+    /// this machine that is gone), since a living owner loses the lease.
+    ///
+    /// # Errors
+    /// As [`Lease::acquire`].
+    pub async fn acquire_or_inherit(
+        store: Arc<dyn Store>,
+        key: Key,
+        owner: &str,
+        ttl: Duration,
+        rng: &mut (dyn RngCore + Send),
+        is_dead: &(dyn Fn(&str) -> bool + Send + Sync),
+    ) -> Result<Option<Self>> {
         let mut token = [0u8; 16];
         rng.fill_bytes(&mut token);
         let token = hex::encode(token);
@@ -94,11 +110,11 @@ impl Lease {
                 Err(e) => return Err(e),
                 Ok((bytes, version)) => {
                     let found = parse(store.as_ref(), &key, &bytes)?;
-                    if !found.is_free(now) {
+                    if !found.is_free(now) && !is_dead(&found.owner) {
                         return Ok(None);
                     }
                     if !found.released {
-                        tracing::warn!(key = %key, owner = %found.owner, expires = %found.expires, "taking over an expired lease");
+                        tracing::warn!(key = %key, owner = %found.owner, expires = %found.expires, "taking over the lease of somebody who is gone");
                     }
                     (fresh(found.serial.wrapping_add(1)), PutMode::Update(version))
                 }

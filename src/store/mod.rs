@@ -18,6 +18,7 @@ pub mod local;
 mod open;
 pub mod retry;
 mod settings;
+mod shared;
 mod url;
 
 use std::fmt;

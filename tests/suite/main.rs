@@ -4,7 +4,9 @@
 
 mod backup;
 mod config;
+mod daemon;
 mod engine;
+mod cli;
 mod command;
 mod documents;
 mod judges;
