@@ -13,32 +13,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
 
+use super::stats::ArchiveStats;
 use crate::error::{Context, Error, Kind, Result};
 use crate::model::{Id, Node, NodeKind, Time};
 use crate::repository::{BlobType, Chunking, Done, Lane, Reader, SMALL_FILE, Writer, encode_tree};
 use crate::runtime::Cancel;
 use crate::source::volume::{Dir, Found, FoundKind, Problem, Volume};
-
-/// What was met on the way, live.
-#[derive(Debug, Default)]
-pub struct ArchiveStats {
-    /// Files that the parent did not have.
-    pub files_new: AtomicU64,
-    /// Files that differ from the parent's.
-    pub files_changed: AtomicU64,
-    /// Files taken from the parent unread.
-    pub files_unmodified: AtomicU64,
-    /// Directories that the parent did not have.
-    pub dirs_new: AtomicU64,
-    /// Directories that differ from the parent's.
-    pub dirs_changed: AtomicU64,
-    /// Directories equal to the parent's.
-    pub dirs_unmodified: AtomicU64,
-    /// Bytes of all files, read or not.
-    pub bytes_total: AtomicU64,
-    /// Bytes read from files.
-    pub bytes_read: AtomicU64,
-}
 
 fn add(counter: &AtomicU64, n: u64) {
     counter.fetch_add(n, Ordering::Relaxed);
