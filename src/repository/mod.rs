@@ -166,6 +166,14 @@ impl Repository {
         Self(Arc::new(Inner { store, key, key_id, config, clock: env.clock.clone(), cache, runtime: Handle::current() }))
     }
 
+    /// The same repository, reached through another view of its store: one that counts, or limits.
+    #[must_use]
+    pub fn with_store(&self, store: Arc<dyn Store>) -> Self {
+        let Inner { key, key_id, config, clock, cache, runtime, .. } = self.0.as_ref();
+        let (key, config, clock, cache) = (key.clone(), config.clone(), clock.clone(), cache.clone());
+        Self(Arc::new(Inner { store, key, key_id: *key_id, config, clock, cache, runtime: runtime.clone() }))
+    }
+
     /// The repository's random id.
     #[must_use]
     pub fn id(&self) -> Id {

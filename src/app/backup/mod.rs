@@ -5,6 +5,7 @@
 
 mod archive;
 mod manifest;
+mod stats;
 mod streams;
 
 use std::collections::BTreeMap;
@@ -22,7 +23,8 @@ use crate::runtime::{Cancel, Clock};
 use crate::source::volume::{self, Totals, Volume};
 use crate::source::{SourceSettings, Streams};
 
-pub use archive::ArchiveStats;
+
+pub use stats::ArchiveStats;
 pub use manifest::{MANIFEST_FILE, Manifest, OWN_DIR};
 
 /// Sentences kept of a long list of problems.
@@ -226,6 +228,9 @@ impl Run {
         let volume = Volume::open(settings)?;
         let root = volume.root()?;
         let lineage = volume.lineage()?;
+        if lineage.is_empty() {
+            return Err(Error::new(Kind::Config, "the root directory itself cannot be a volume").hint("Name a directory below it."));
+        }
         let parent = if self.request.force { None } else { self.parent_volume(&lineage) };
         let stats = self.request.progress.source.clone();
         let walkers = std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 16);

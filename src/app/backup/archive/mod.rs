@@ -6,6 +6,8 @@
 //!
 //! **Memory.** Entries of the directories that are open, and nothing else.
 
+mod read;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -13,32 +15,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
 
+use super::stats::ArchiveStats;
 use crate::error::{Context, Error, Kind, Result};
 use crate::model::{Id, Node, NodeKind, Time};
-use crate::repository::{BlobType, Chunking, Done, Lane, Reader, SMALL_FILE, Writer, encode_tree};
+use crate::repository::{BlobType, Done, Lane, Reader, SMALL_FILE, Writer, encode_tree};
 use crate::runtime::Cancel;
 use crate::source::volume::{Dir, Found, FoundKind, Problem, Volume};
-
-/// What was met on the way, live.
-#[derive(Debug, Default)]
-pub struct ArchiveStats {
-    /// Files that the parent did not have.
-    pub files_new: AtomicU64,
-    /// Files that differ from the parent's.
-    pub files_changed: AtomicU64,
-    /// Files taken from the parent unread.
-    pub files_unmodified: AtomicU64,
-    /// Directories that the parent did not have.
-    pub dirs_new: AtomicU64,
-    /// Directories that differ from the parent's.
-    pub dirs_changed: AtomicU64,
-    /// Directories equal to the parent's.
-    pub dirs_unmodified: AtomicU64,
-    /// Bytes of all files, read or not.
-    pub bytes_total: AtomicU64,
-    /// Bytes read from files.
-    pub bytes_read: AtomicU64,
-}
 
 fn add(counter: &AtomicU64, n: u64) {
     counter.fetch_add(n, Ordering::Relaxed);
@@ -83,7 +65,10 @@ struct Stack {
 }
 
 enum Task {
-    Dir { dir: Dir, parent_tree: Option<Id>, place: Option<Place> },
+    /// The volume itself, and the parent's tree for it.
+    Root { dir: Dir, was: Option<Id> },
+    /// Opened when its turn comes: a directory may have more below it than a process may have open.
+    Dir { found: Found, place: Place },
     File { open: Arc<OpenDir>, found: Found, at: usize },
 }
 
@@ -121,7 +106,7 @@ pub(super) fn archive(volume: Volume, root: Dir, parent: Option<Parent>, writer:
         parent,
         stats,
         cancel: cancel.clone(),
-        stack: Mutex::new(Stack { tasks: vec![Task::Dir { dir: root, parent_tree, place: None }], busy: 0, over: false }),
+        stack: Mutex::new(Stack { tasks: vec![Task::Root { dir: root, was: parent_tree }], busy: 0, over: false }),
         work: Condvar::new(),
         problems: Mutex::default(),
         links: Mutex::default(),
@@ -153,7 +138,8 @@ impl Walk {
     fn run(self: &Arc<Self>) {
         while let Some(task) = self.take() {
             let done = match task {
-                Task::Dir { dir, parent_tree, place } => self.directory(dir, parent_tree, place),
+                Task::Root { dir, was } => self.directory(dir, was, None),
+                Task::Dir { found, place } => self.enter(&found, place),
                 Task::File { open, found, at } => self.large_file(&open, &found, at),
             };
             if let Err(e) = done {
@@ -208,8 +194,7 @@ impl Walk {
 
     /// Lists a directory, settles what is unchanged, reads small files, and leaves directories and large files as tasks.
     fn directory(self: &Arc<Self>, dir: Dir, parent_tree: Option<Id>, place: Option<Place>) -> Result<()> {
-        let listing = self.volume.list(&dir)?;
-        self.problems.lock().extend(listing.problems);
+        let mut names = self.volume.names(&dir)?;
         let mut was = match (&self.parent, parent_tree) {
             // A parent that cannot be read must not stop the backup: everything below is read anew.
             (Some(parent), Some(id)) => match parent.reader.tree(id) {
@@ -222,7 +207,6 @@ impl Walk {
             _ => None,
         };
         let has_parent = was.is_some();
-        let entries = listing.entries;
         let open = Arc::new(OpenDir {
             dir,
             nodes: Mutex::new(Vec::new()),
@@ -231,28 +215,34 @@ impl Walk {
             was: if has_parent { parent_tree } else { None },
             place,
         });
-        let mut nodes: Vec<Option<Node>> = Vec::with_capacity(entries.len());
-        let (mut small, mut later) = (Vec::new(), Vec::new());
-        for mut found in entries {
-            let old = was.as_mut().and_then(|was| {
-                while was.next_if(|n| n.name < found.name).is_some() {
-                    open.same.store(false, Ordering::Relaxed);
-                }
-                was.next_if(|n| n.name == found.name)
-            });
-            let at = nodes.len();
-            let node = self.settle(&open, &mut found, old, at, &mut small, &mut later)?;
-            nodes.push(node);
+        open.nodes.lock().reserve_exact(names.len());
+        // Part by part, so that a directory with very many entries needs no more memory than its nodes take.
+        while let Some(listing) = self.volume.look_at_some(&open.dir, &mut names) {
+            self.problems.lock().extend(listing.problems);
+            let first = open.nodes.lock().len();
+            let mut nodes: Vec<Option<Node>> = Vec::with_capacity(listing.entries.len());
+            let (mut small, mut later) = (Vec::new(), Vec::new());
+            for mut found in listing.entries {
+                let old = was.as_mut().and_then(|was| {
+                    while was.next_if(|n| n.name < found.name).is_some() {
+                        open.same.store(false, Ordering::Relaxed);
+                    }
+                    was.next_if(|n| n.name == found.name)
+                });
+                let at = first + nodes.len();
+                let node = self.settle(&open, &mut found, old, at, &mut small, &mut later)?;
+                nodes.push(node);
+            }
+            open.nodes.lock().extend(nodes);
+            open.pending.fetch_add(small.len() + later.len(), Ordering::AcqRel);
+            self.push(later.into_iter().rev());
+            for (found, at) in small {
+                self.cancel.check()?;
+                self.small_file(&open, &found, at)?;
+            }
         }
         if was.as_mut().is_some_and(|was| was.peek().is_some()) {
             open.same.store(false, Ordering::Relaxed);
-        }
-        *open.nodes.lock() = nodes;
-        open.pending.fetch_add(small.len() + later.len(), Ordering::AcqRel);
-        self.push(later.into_iter().rev());
-        for (found, at) in small {
-            self.cancel.check()?;
-            self.small_file(&open, &found, at)?;
         }
         self.entry_done(&open, Via::Walker)
     }
@@ -292,27 +282,14 @@ impl Walk {
         }
         let node = self.volume.to_node(found);
         match found.kind {
-            FoundKind::Dir => match self.volume.enter(&open.dir, found) {
-                Ok(dir) => {
-                    let was = match &old {
-                        Some(Node { kind: NodeKind::Dir { subtree }, .. }) => *subtree,
-                        _ => None,
-                    };
-                    self.note_same(open, &node, old.as_ref());
-                    later.push(Task::Dir { dir, parent_tree: was, place: Some(Place { open: open.clone(), at, was }) });
-                }
-                Err(problem) => {
-                    let gone = problem.is_gone();
-                    open.same.store(false, Ordering::Relaxed);
-                    if gone {
-                        self.problem(problem);
-                        return Ok(None);
-                    }
-                    let text = problem.to_string();
-                    self.problem(problem);
-                    return Ok(Some(self.unreadable_dir(node, text)?));
-                }
-            },
+            FoundKind::Dir => {
+                let was = match &old {
+                    Some(Node { kind: NodeKind::Dir { subtree }, .. }) => *subtree,
+                    _ => None,
+                };
+                self.note_same(open, &node, old.as_ref());
+                later.push(Task::Dir { found: found.clone(), place: Place { open: open.clone(), at, was } });
+            }
             FoundKind::File => {
                 open.same.store(false, Ordering::Relaxed);
                 add(if old.is_some() { &self.stats.files_changed } else { &self.stats.files_new }, 1);
@@ -329,12 +306,25 @@ impl Walk {
         Ok(Some(node))
     }
 
-    /// A directory that may not be read is recorded as an empty one, and the snapshot as incomplete.
-    fn unreadable_dir(&self, mut node: Node, text: String) -> Result<Node> {
-        let subtree = self.writer.tree(&[])?;
-        node.kind = NodeKind::Dir { subtree: Some(subtree) };
-        node.error = Some(text);
-        Ok(node)
+    /// Opens a directory that was listed and goes on with it. One that may not be read is recorded as an empty one.
+    fn enter(self: &Arc<Self>, found: &Found, place: Place) -> Result<()> {
+        let problem = match self.volume.enter(&place.open.dir, found) {
+            Ok(dir) => return self.directory(dir, place.was, Some(place)),
+            Err(problem) => problem,
+        };
+        place.open.same.store(false, Ordering::Relaxed);
+        let empty = if problem.is_gone() { None } else { Some(self.writer.tree(&[])?) };
+        if let Some(slot) = place.open.nodes.lock().get_mut(place.at) {
+            match (empty, slot.as_mut()) {
+                (Some(tree), Some(node)) => {
+                    node.kind = NodeKind::Dir { subtree: Some(tree) };
+                    node.error = Some(problem.to_string());
+                }
+                _ => *slot = None,
+            }
+        }
+        self.problem(problem);
+        self.entry_done(&place.open, Via::Walker)
     }
 
     fn note_same(&self, open: &OpenDir, node: &Node, old: Option<&Node>) {
@@ -354,118 +344,6 @@ impl Walk {
             NodeKind::Dir { .. } => false,
             _ => true,
         }
-    }
-
-    /// Reads a file of one blob and hands it in.
-    fn small_file(self: &Arc<Self>, open: &Arc<OpenDir>, found: &Found, at: usize) -> Result<()> {
-        if let Some(content) = self.linked(found) {
-            self.set_content(open, at, content, found.size);
-            return self.entry_done(open, Via::Walker);
-        }
-        let data = match self.read_small(open, found) {
-            Ok(data) => data,
-            Err(problem) => {
-                self.give_up(open, at, problem);
-                return self.entry_done(open, Via::Walker);
-            }
-        };
-        add(&self.stats.bytes_read, data.len() as u64);
-        if data.is_empty() {
-            self.set_content(open, at, Vec::new(), 0);
-            return self.entry_done(open, Via::Walker);
-        }
-        let (walk, open, size, link) = (self.clone(), open.clone(), data.len() as u64, link_key(found));
-        let done: Done = Box::new(move |lane, saved| {
-            let Some(saved) = saved else { return };
-            if let Some(key) = link {
-                walk.links.lock().insert(key, vec![saved.id]);
-            }
-            walk.set_content(&open, at, vec![saved.id], size);
-            if let Err(e) = walk.entry_done(&open, Via::Lane(lane)) {
-                lane.fail(e);
-            }
-        });
-        self.writer.submit(BlobType::Data, Bytes::from(data), done);
-        Ok(())
-    }
-
-    fn read_small(&self, open: &OpenDir, found: &Found) -> std::result::Result<Vec<u8>, Problem> {
-        let mut again = false;
-        loop {
-            let mut file = self.volume.open_file(&open.dir, found)?;
-            let data = file.read_small(SMALL_FILE)?;
-            if !file.changed()? {
-                return Ok(data);
-            }
-            if again {
-                self.problem(Problem::changed(&open.dir, found));
-                return Ok(data);
-            }
-            again = true;
-        }
-    }
-
-    /// Reads a file of several blobs; other walkers go on with other tasks meanwhile.
-    fn large_file(self: &Arc<Self>, open: &Arc<OpenDir>, found: &Found, at: usize) -> Result<()> {
-        if let Some(content) = self.linked(found) {
-            self.set_content(open, at, content, found.size);
-            return self.entry_done(open, Via::Walker);
-        }
-        let mut again = false;
-        loop {
-            self.cancel.check()?;
-            let mut file = match self.volume.open_file(&open.dir, found) {
-                Ok(file) => file,
-                Err(problem) => {
-                    self.give_up(open, at, problem);
-                    break;
-                }
-            };
-            let mut into = self.writer.file(Chunking::Content);
-            if let Err(e) = into.read_all(&mut file) {
-                self.writer.check()?;
-                self.give_up(open, at, Problem::unreadable(&open.dir, found, &e));
-                break;
-            }
-            let content = into.finish().context(|| format!("back up {}", open.dir.path().join(found.path_name()).display()))?;
-            add(&self.stats.bytes_read, content.size);
-            if file.changed().unwrap_or(true) {
-                if !again {
-                    again = true;
-                    continue;
-                }
-                self.problem(Problem::changed(&open.dir, found));
-            }
-            if let Some(key) = link_key(found) {
-                self.links.lock().insert(key, content.content.clone());
-            }
-            self.set_content(open, at, content.content, content.size);
-            break;
-        }
-        self.entry_done(open, Via::Walker)
-    }
-
-    fn linked(&self, found: &Found) -> Option<Vec<Id>> {
-        self.links.lock().get(&link_key(found)?).cloned()
-    }
-
-    fn set_content(&self, open: &OpenDir, at: usize, content: Vec<Id>, size: u64) {
-        if let Some(Some(node)) = open.nodes.lock().get_mut(at) {
-            node.kind = NodeKind::File { size, content };
-        }
-    }
-
-    /// A file that cannot be had: left out if it is gone, else recorded with its error and without content.
-    fn give_up(&self, open: &OpenDir, at: usize, problem: Problem) {
-        if let Some(slot) = open.nodes.lock().get_mut(at) {
-            if problem.is_gone() {
-                *slot = None;
-            } else if let Some(node) = slot {
-                node.error = Some(problem.to_string());
-                node.kind = NodeKind::File { size: 0, content: Vec::new() };
-            }
-        }
-        self.problem(problem);
     }
 
     /// One entry less to wait for; at the last one, stores the directory, and so on upwards.
@@ -528,8 +406,4 @@ impl Walk {
         }
         Some(place.open.clone())
     }
-}
-
-fn link_key(found: &Found) -> Option<(u64, u64)> {
-    (found.meta.links > 1).then_some((found.meta.device_id, found.meta.inode))
 }
