@@ -1,20 +1,22 @@
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Child, Stdio};
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use strongroom::error::Kind;
 use strongroom::repository::RepoLock;
-use strongroom::runtime::TestClock;
+use strongroom::runtime::{Clock as _, TestClock};
 
 use super::*;
 use crate::support::judges;
 
-const START: i64 = 1_800_000_000;
+/// Now, because the local store compares its clock with the file system's.
+static START: LazyLock<i64> = LazyLock::new(|| SystemClock.now().secs);
 
 impl Fixture {
     /// A repository whose writers and store tell the time by one clock that the test sets.
     async fn with_clock() -> (Self, TestClock) {
-        let (dir, clock) = (tempfile::tempdir().unwrap(), TestClock::new(Time::new(START, 0)));
+        let (dir, clock) = (tempfile::tempdir().unwrap(), TestClock::new(Time::new(*START, 0)));
         let store = Arc::new(LocalStore::open(dir.path().to_owned(), Arc::new(clock.clone())).unwrap());
         let env = RepoEnv { clock: Arc::new(clock.clone()), cache_dir: None };
         let (repo, _) = Repository::init(store, &SecretText::new(PASSWORD.into()), &env, &holder()).await.unwrap();
@@ -27,7 +29,7 @@ impl Fixture {
 }
 
 fn minutes(n: i64) -> Time {
-    Time::new(START + 60 * n, 0)
+    Time::new(*START + 60 * n, 0)
 }
 
 #[tokio::test(flavor = "multi_thread")]
