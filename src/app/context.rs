@@ -10,7 +10,7 @@ use crate::error::{Context as _, Error, Kind, Result};
 use crate::model::{Selector, TenantName};
 use crate::repository::{LockHolder, RepoEnv, Repository};
 use crate::runtime::{Cancel, Clock, secret};
-use crate::store::Store;
+use crate::store::{Store, StoreUrl};
 
 /// One process's view of the world. Cloning shares it.
 ///
@@ -111,9 +111,7 @@ impl Context {
             return Ok(opened.store.clone());
         }
         let settings = &self.tenant(tenant)?.repository.store;
-        let store = store::open(settings, &self.settings.limits, self.clock.clone(), &self.cancel)
-            .await
-            .context(|| format!("open the store of tenant {tenant}"))?;
+        let store = store::open(settings, self.clock.clone()).context(|| format!("open the store of tenant {tenant}"))?;
         open.insert(tenant.clone(), Opened { store: store.clone(), repository: None });
         Ok(store)
     }
@@ -152,7 +150,7 @@ impl Context {
     }
 
     pub(super) fn repository_env(&self, tenant: &TenantName) -> Result<RepoEnv> {
-        let local = matches!(self.tenant(tenant)?.repository.store, crate::config::settings::StoreSettings::Local { .. });
+        let local = matches!(self.tenant(tenant)?.repository.store.url, StoreUrl::File { .. });
         // A local store is as fast as a cache would be.
         let cache_dir = if local { None } else { super::cache_dir(&self.settings) };
         Ok(RepoEnv { clock: self.clock.clone(), cache_dir })

@@ -13,6 +13,8 @@
 
 pub mod lease;
 mod local;
+mod settings;
+mod url;
 
 use std::fmt;
 use std::ops::Range;
@@ -25,6 +27,8 @@ use crate::model::Time;
 
 pub use lease::Lease;
 pub use local::LocalStore;
+pub use settings::{AccessTier, AzureAuth, AzureSettings, Checksum, S3Settings, Settings, Sse};
+pub use url::StoreUrl;
 
 /// `Result` with a store [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
