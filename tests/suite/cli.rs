@@ -428,3 +428,43 @@ fn a_snapshot_that_another_program_thinned_out_is_passed_over() {
     assert!(restored.err.contains("altered by another program"), "{}", restored.err);
     assert!(!d.join("back/late").exists() && d.join("back/a.txt").exists(), "the snapshot before it was taken");
 }
+
+#[test]
+fn a_database_goes_in_and_comes_out_without_a_configuration_file() {
+    use crate::support::postgres::shared;
+    let (dir, server) = (place(), shared(16));
+    let d = dir.path();
+    let run = |args: &[&str]| ran(command(d, args).env("STRONGROOM_PG_BIN_DIRS", server.bin()));
+    server.create_database("cli_shop");
+    server.sql("postgres", "DROP DATABASE IF EXISTS cli_back");
+    server.sql("cli_shop", "CREATE TABLE t AS SELECT g AS x FROM generate_series(1, 1000) g");
+    let url = server.url("postgres", "cli_shop").read().unwrap().expose().to_owned();
+    let made = run(&with(&["backup", "--pg-dump", &url])).ok().json();
+    assert_eq!((made["jobs"][0]["job"].as_str(), made["jobs"][0]["source"].as_str()), (Some("pg-dump"), Some("pg_dump")));
+    let files = run(&with(&["ls", "latest", "databases"])).ok().json();
+    assert_eq!(files["entries"][0]["path"], "/databases/cli_shop.dump");
+    let to = server.url("postgres", "").read().unwrap().expose().to_owned();
+    let back = run(&with(&["restore", "--to", &to, "--create", "--target-database", "cli_back"])).ok().json();
+    assert_eq!(back["result"]["databases"][0]["database"], "cli_back", "{back}");
+    assert_eq!(server.sql("cli_back", "SELECT sum(x) FROM t").trim(), "500500");
+    let again = run(&with(&["restore", "--to", &to, "--create", "--target-database", "cli_back"]));
+    assert_ne!(again.code, 0, "it exists already");
+    run(&with(&["restore", "--to", "dumps"])).ok();
+    assert!(d.join("dumps/databases/cli_shop.dump").exists() && d.join("dumps/globals.sql").exists());
+    // A configuration that covers one of the server's databases, and what it leaves out.
+    server.create_database("cli_forgotten");
+    let config = format!(
+        "repository: {{ url: \"file://{0}/store\", password: {{ value: x }} }}\ntenants: {{ acme: {{ jobs: {{ db: {{ pg_dump: {{ url: {1:?}, databases: [cli_shop], client_dirs: [{2:?}] }}, policy: daily }} }} }} }}\n",
+        d.display(),
+        url,
+        server.bin()
+    );
+    std::fs::write(d.join("strongroom.yaml"), config).unwrap();
+    run(&["init"]).ok();
+    let doctor = run(&["doctor", "--json"]).ok().json();
+    assert!(doctor["probes"].as_array().unwrap().iter().any(|p| p["probe"] == "tools" && p["outcome"] == "pass"), "{doctor}");
+    run(&["backup", "acme/db"]).ok();
+    let coverage = run(&["coverage", "--json", "--check"]).exits(1).json();
+    let gaps: Vec<&str> = coverage["gaps"].as_array().unwrap().iter().filter_map(|g| g["message"].as_str()).collect();
+    assert!(gaps.iter().any(|g| g.contains("cli_forgotten")) && !gaps.iter().any(|g| g.contains("cli_shop")), "{gaps:?}");
+}

@@ -112,9 +112,9 @@ fn s3(raw: &RawS3, path: &str, names: &mut Names<'_>, out: &mut Collector<'_>) -
 fn azure(raw: &RawAzure, path: &str, names: &mut Names<'_>, out: &mut Collector<'_>) -> Option<AzureSettings> {
     let auth = auth(raw, path, names, out);
     let account = raw.account.clone().unwrap_or_default();
-    if !account.is_empty()
-        && !((3..=24).contains(&account.len()) && account.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit()))
-    {
+    let plain = account.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+    // That it is missing is told with the store's other settings.
+    if !account.is_empty() && (!plain || !(3..=24).contains(&account.len())) {
         out.add(format!("{path}.account"), format!("`{}` is not the name of a storage account", account.escape_debug()));
     }
     Some(AzureSettings {
