@@ -8,7 +8,7 @@ export STRONGROOM_CACHE ?= $(HOME)/.cache/strongroom
 TOOLS := $(filter-out tests/tools/common.sh,$(wildcard tests/tools/*.sh))
 SCRIPTS := .ci/run $(wildcard tests/tools/*.sh tests/demo/*.sh tests/bench/*.sh container/*.sh)
 
-.PHONY: help demo test judges tools bench lint lint-k8s fmt clean
+.PHONY: help demo test judges tools bench image lint lint-k8s fmt clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -29,10 +29,13 @@ tools: ## install all that the tests need (PostgreSQL, SeaweedFS, Azurite, resti
 bench: judges ## measure beside stock restic and rustic (about an hour; ARGS=--quick for minutes)
 	tests/bench/bench.sh $(ARGS)
 
+image: ## the container image, with docker, podman or buildah (ARGS="--tag NAME …", see container/build.sh)
+	container/build.sh $(ARGS)
+
 lint: lint-k8s ## formatting, clippy, documentation, licences and bans, scripts, manifests
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
-	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
+	RUSTDOCFLAGS="-D warnings -A rustdoc::private-intra-doc-links" cargo doc --locked --no-deps --document-private-items
 	"$$(tests/tools/cargo-deny.sh)/bin/cargo-deny" --log-level error --locked check bans licenses sources
 	for script in $(SCRIPTS); do bash -n $$script; done
 	python3 -m compileall -q tests

@@ -6,7 +6,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failing check should stop the test")]
 
 use std::collections::BTreeSet;
-use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 /// Room → the rooms it may use, besides [`GROUND`].
@@ -249,11 +248,7 @@ fn climbs_out(code: &str, depth: usize) -> bool {
 
 #[track_caller]
 fn assert_none(problems: &[String], advice: &str) {
-    let mut text = String::new();
-    for problem in problems {
-        let _ = writeln!(text, "  {problem}");
-    }
-    assert!(problems.is_empty(), "\n{text}{advice}\n");
+    assert!(problems.is_empty(), "\n  {}\n{advice}\n", problems.join("\n  "));
 }
 
 #[test]

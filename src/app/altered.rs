@@ -3,17 +3,12 @@
 //! Every rewriting leaves the first id in the snapshot (`original`), and the manifest inside it records the tree of each
 //! root. `hold` and tags change no tree; leaving files out does.
 
-use std::collections::{BTreeMap, HashSet};
-use std::io::Read as _;
+use std::collections::HashSet;
 
-use super::backup::{MANIFEST_FILE, Manifest, OWN_DIR};
-use super::blocking;
-use crate::error::{Error, Kind, Result};
-use crate::model::{Id, Node, NodeKind};
+use super::{blocking, stored_files};
+use crate::error::{Kind, Result};
+use crate::model::{Id, NodeKind};
 use crate::repository::{Reader, Repository, Snapshot};
-
-/// A manifest holds some thousand sentences at most.
-const LARGEST_MANIFEST: u64 = 16 << 20;
 
 /// Of these snapshots, those that do not hold (any more) what their manifest says. Only rewritten snapshots of ours are
 /// looked into, so this mostly costs nothing.
@@ -29,9 +24,12 @@ pub(super) async fn find(repo: &Repository, snapshots: &[Snapshot]) -> Result<Ha
     blocking(move || {
         let mut out = HashSet::new();
         for snapshot in rewritten {
-            match is_whole(&reader, &snapshot) {
-                Ok(true) => {}
-                Ok(false) => drop(out.insert(snapshot.id)),
+            match difference(&reader, snapshot.file.tree) {
+                Ok(None) => {}
+                Ok(Some(how)) => {
+                    tracing::warn!("snapshot {} counts for nothing, since it {how}", snapshot.id.short());
+                    out.insert(snapshot.id);
+                }
                 Err(e) if matches!(e.kind(), Kind::Corrupt | Kind::NotFound) => {
                     tracing::warn!("snapshot {} counts for nothing: {}", snapshot.id.short(), e.chain());
                     out.insert(snapshot.id);
@@ -44,20 +42,20 @@ pub(super) async fn find(repo: &Repository, snapshots: &[Snapshot]) -> Result<Ha
     .await
 }
 
-fn is_whole(reader: &Reader, snapshot: &Snapshot) -> Result<bool> {
-    let (own, roots): (Vec<Node>, Vec<Node>) = reader.tree(snapshot.file.tree)?.into_iter().partition(|n| n.name == OWN_DIR.as_bytes());
-    let Some(NodeKind::Dir { subtree: Some(own) }) = own.first().map(|n| &n.kind) else { return Ok(false) };
-    let file = reader.tree(*own)?.into_iter().find(|n| n.name == MANIFEST_FILE.as_bytes());
-    let Some(NodeKind::File { content, .. }) = file.map(|n| n.kind) else { return Ok(false) };
-    let mut text = Vec::new();
-    reader.file(&content).take(LARGEST_MANIFEST).read_to_end(&mut text).map_err(|e| Error::new(Kind::Corrupt, "read its manifest").because(e))?;
-    let manifest: Manifest = serde_json::from_slice(&text).map_err(|e| Error::new(Kind::Corrupt, "its manifest is damaged").because(e))?;
-    let roots: BTreeMap<String, Id> = roots
-        .iter()
-        .filter_map(|n| match &n.kind {
-            NodeKind::Dir { subtree: Some(id) } => Some((n.display_name().into_owned(), *id)),
-            _ => None,
-        })
-        .collect();
-    Ok(roots == manifest.roots)
+/// In what a snapshot of ours differs from its manifest, if it does. Blocks.
+///
+/// # Errors
+/// Trees or a manifest that cannot be read.
+pub(super) fn difference(reader: &Reader, root: Id) -> Result<Option<String>> {
+    let Some(manifest) = stored_files::manifest(reader, root)? else {
+        return Ok(Some("has lost its manifest: another program rewrote it".into()));
+    };
+    let nodes = reader.tree(root)?;
+    for (name, tree) in &manifest.roots {
+        let same = nodes.iter().any(|n| n.display_name() == name.as_str() && matches!(n.kind, NodeKind::Dir { subtree: Some(id) } if id == *tree));
+        if !same {
+            return Ok(Some(format!("was altered since it was made: `/{name}` is not what its manifest says")));
+        }
+    }
+    Ok(None)
 }

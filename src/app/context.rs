@@ -26,7 +26,7 @@ pub struct Context {
 
 #[derive(Clone)]
 struct Opened {
-    store: store::Opened,
+    store: Arc<dyn Store>,
     repository: Option<Repository>,
 }
 
@@ -105,15 +105,26 @@ impl Context {
     ///
     /// # Errors
     /// Settings that cannot be turned into a client (an unreadable credential or certificate).
-    pub async fn store(&self, tenant: &TenantName) -> Result<store::Opened> {
+    pub async fn store(&self, tenant: &TenantName) -> Result<Arc<dyn Store>> {
         let mut open = self.open.lock().await;
         if let Some(opened) = open.get(tenant) {
             return Ok(opened.store.clone());
         }
-        let settings = &self.tenant(tenant)?.repository.store;
-        let store = store::open(settings, self.clock.clone()).context(|| format!("open the store of tenant {tenant}"))?;
+        let store = self.open_store(tenant, false).await?;
         open.insert(tenant.clone(), Opened { store: store.clone(), repository: None });
         Ok(store)
+    }
+
+    /// The store for making a repository in: the directory of a local one is made where it is missing.
+    pub(super) async fn store_for_init(&self, tenant: &TenantName) -> Result<Arc<dyn Store>> {
+        let store = self.open_store(tenant, true).await?;
+        self.open.lock().await.insert(tenant.clone(), Opened { store: store.clone(), repository: None });
+        Ok(store)
+    }
+
+    async fn open_store(&self, tenant: &TenantName, create_root: bool) -> Result<Arc<dyn Store>> {
+        let settings = &self.tenant(tenant)?.repository.store;
+        store::open(settings, self.clock.clone(), create_root).await.context(|| format!("open the store of tenant {tenant}"))
     }
 
     /// The tenant's repository.
@@ -127,7 +138,7 @@ impl Context {
         }
         let password = self.password(tenant).await?;
         let env = self.repository_env(tenant)?;
-        let repo = Repository::open(store.store.clone(), &password, &env).await.context(|| format!("tenant {tenant}"))?;
+        let repo = Repository::open(store, &password, &env).await.context(|| format!("tenant {tenant}"))?;
         self.keep(tenant, &repo).await;
         Ok(repo)
     }

@@ -33,7 +33,7 @@ pub async fn list(ctx: &Context, tenant: &TenantName) -> Result<Vec<KeyFacts>> {
     let facts = keys.into_iter().map(|(id, k)| KeyFacts {
         id,
         current: id == repo.key_id(),
-        created: k.created,
+        created: k.created.unwrap_or_default(),
         username: k.username,
         hostname: k.hostname,
     });

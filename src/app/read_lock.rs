@@ -11,11 +11,17 @@ use crate::runtime::Cancel;
 ///
 /// # Errors
 /// [`Kind::Locked`] while a prune runs; what `work` says.
-pub(super) async fn with_read_lock<T>(repository: &Repository, cancel: &Cancel, work: impl Future<Output = Result<T>>) -> Result<T> {
+pub(super) async fn with_read_lock<T>(
+    repository: &Repository,
+    cancel: &Cancel,
+    work: impl Future<Output = Result<T>>,
+) -> Result<T> {
     let lock = match repository.lock(LockMode::Shared, &lock_holder(), cancel).await {
         Ok(lock) => Some(lock),
         Err(e) if e.kind() == Kind::Denied => {
-            tracing::warn!("these credentials may not write locks: reading goes on without one, and a prune at the same time could remove what is read");
+            tracing::warn!(
+                "these credentials may not write locks: reading goes on without one, and a prune at the same time could remove what is read"
+            );
             None
         }
         Err(e) => return Err(e),

@@ -72,11 +72,16 @@ pub async fn run(found: &Found, request: Request, cancel: &Cancel) -> Result<Out
             let names = || files.iter().map(|f| f.path.as_str()).take(20).collect::<Vec<_>>().join(", ");
             let file = match (&request.file, files.as_slice()) {
                 (Some(name), all) => all.iter().find(|f| f.path == *name).ok_or_else(|| {
-                    Error::new(Kind::NotFound, format!("there is no file {name} in this snapshot")).hint(format!("It has {}.", names()))
+                    Error::new(Kind::NotFound, format!("there is no file {name} in this snapshot"))
+                        .hint(format!("It has {}.", names()))
                 })?,
                 (None, [one]) => one,
                 (None, []) => return Err(Error::new(Kind::NotFound, "this snapshot has no file")),
-                (None, _) => return Err(Error::new(Kind::Usage, "this snapshot has several files").hint(format!("Name one of {}.", names()))),
+                (None, _) => {
+                    return Err(
+                        Error::new(Kind::Usage, "this snapshot has several files").hint(format!("Name one of {}.", names()))
+                    );
+                }
             };
             let mut from = file.open(&reader, &request.progress);
             let mut to = None;

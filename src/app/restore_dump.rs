@@ -34,12 +34,16 @@ impl FromStr for Target {
 
     /// `-`, a URL (`postgresql://…`) or key=value string, else a path.
     fn from_str(text: &str) -> Result<Self> {
-        let server = ["postgresql://", "postgres://"].iter().any(|s| text.starts_with(s)) || ["host=", "dbname=", "port=", "user="].iter().any(|s| text.starts_with(s));
+        let server = ["postgresql://", "postgres://"].iter().any(|s| text.starts_with(s))
+            || ["host=", "dbname=", "port=", "user="].iter().any(|s| text.starts_with(s));
         Ok(match text {
             "" => return Err(Error::new(Kind::Usage, "the target is empty")),
             "-" => Self::Output,
             _ if server => Self::Server(SecretText::new(text.to_owned())),
-            _ if text.contains("://") => return Err(Error::new(Kind::Usage, "the target's URL is not one of PostgreSQL").hint("Write postgresql://USER@HOST/DATABASE, a directory, or - for standard output.")),
+            _ if text.contains("://") => {
+                return Err(Error::new(Kind::Usage, "the target's URL is not one of PostgreSQL")
+                    .hint("Write postgresql://USER@HOST/DATABASE, a directory, or - for standard output."));
+            }
             _ => Self::Directory(PathBuf::from(text)),
         })
     }
@@ -134,9 +138,9 @@ pub async fn run(found: &Found, request: Request, cancel: &Cancel) -> Result<Out
             let work = Work { reader, request, cancel, globals: files.iter().find(|f| f.path == GLOBALS_FILE).cloned() };
             let dumps = work.choose(dumps(files, &names))?;
             match work.request.target.clone() {
-                Target::Server(url) => work.into_server(&url, &dumps),
-                Target::Directory(dir) => work.into_directory(&dir, &dumps),
-                Target::Output => work.into_output(&dumps),
+                Target::Server(url) => work.to_server(&url, &dumps),
+                Target::Directory(dir) => work.to_directory(&dir, &dumps),
+                Target::Output => work.to_output(&dumps),
             }
         })
         .await
@@ -147,7 +151,13 @@ pub async fn run(found: &Found, request: Request, cancel: &Cancel) -> Result<Out
 /// The snapshot's dumps with their databases' names: as the manifest has them, else as the files are called.
 fn dumps(files: Vec<StoredFile>, facts: &serde_json::Map<String, serde_json::Value>) -> Vec<Dump> {
     let listed = facts.get("databases").and_then(|d| d.as_array()).map(Vec::as_slice).unwrap_or_default();
-    let name_of = |path: &str| listed.iter().find(|d| d.get("file").and_then(|f| f.as_str()) == Some(path)).and_then(|d| d.get("name")?.as_str()).map(str::to_owned);
+    let name_of = |path: &str| {
+        listed
+            .iter()
+            .find(|d| d.get("file").and_then(|f| f.as_str()) == Some(path))
+            .and_then(|d| d.get("name")?.as_str())
+            .map(str::to_owned)
+    };
     let dump = |file: StoredFile| {
         let plain = file.path.strip_prefix("databases/")?.strip_suffix(".dump")?;
         let database = name_of(&file.path).unwrap_or_else(|| plain.to_owned());
@@ -171,7 +181,10 @@ impl Work {
             Some(name) => all.into_iter().filter(|d| d.database == *name || d.file.path == file_name(name)).collect(),
         };
         if chosen.is_empty() {
-            let what = self.request.database.as_ref().map_or_else(|| "this snapshot has no dump of a database".to_owned(), |n| format!("this snapshot has no dump of database {n}"));
+            let what = self.request.database.as_ref().map_or_else(
+                || "this snapshot has no dump of a database".to_owned(),
+                |n| format!("this snapshot has no dump of database {n}"),
+            );
             return Err(Error::new(Kind::NotFound, what).hint(format!("It has: {names}.")));
         }
         let one_only = match &self.request.target {
@@ -180,22 +193,29 @@ impl Work {
             Target::Server(_) => self.request.target_database.is_some() || self.request.table.is_some(),
         };
         if one_only && chosen.len() > 1 {
-            return Err(Error::new(Kind::Usage, format!("this snapshot has {} databases, and one is wanted", chosen.len())).hint(format!("Name it with --database: {names}.")));
+            return Err(Error::new(Kind::Usage, format!("this snapshot has {} databases, and one is wanted", chosen.len()))
+                .hint(format!("Name it with --database: {names}.")));
         }
         Ok(chosen)
     }
 
-    fn into_server(&self, url: &SecretText, dumps: &[Dump]) -> Result<Outcome> {
+    fn to_server(&self, url: &SecretText, dumps: &[Dump]) -> Result<Outcome> {
         let r = &self.request;
         let server = crate::postgres::ConnectionSettings::parse(url)?;
         if dumps.len() > 1 && server.database().is_some() {
             return Err(Error::new(Kind::Usage, format!("the target names one database, and this snapshot has {}", dumps.len()))
-                .hint("Choose one with --database, or name no database in the target's URL to restore each under its own name."));
+                .hint(
+                    "Choose one with --database, or name no database in the target's URL to restore each under its own name.",
+                ));
         }
         let mut outcome = Outcome::default();
         if r.globals {
-            let file = self.globals.as_ref().ok_or_else(|| Error::new(Kind::NotFound, "this snapshot has no roles and tablespaces (globals.sql)"))?;
-            outcome.globals = Some(globals::restore(&mut file.open(&self.reader, &r.progress), &server, &r.client_dirs, &self.cancel)?);
+            let file = self
+                .globals
+                .as_ref()
+                .ok_or_else(|| Error::new(Kind::NotFound, "this snapshot has no roles and tablespaces (globals.sql)"))?;
+            outcome.globals =
+                Some(globals::restore(&mut file.open(&self.reader, &r.progress), &server, &r.client_dirs, &self.cancel)?);
         }
         for dump in dumps {
             let settings = database::Settings {
@@ -211,7 +231,8 @@ impl Work {
                 no_privileges: r.no_privileges,
                 client_dirs: r.client_dirs.clone(),
             };
-            let done = database::restore(&mut dump.file.open(&self.reader, &r.progress), &settings, &self.cancel).context(|| format!("restore the dump of {}", dump.database))?;
+            let done = database::restore(&mut dump.file.open(&self.reader, &r.progress), &settings, &self.cancel)
+                .context(|| format!("restore the dump of {}", dump.database))?;
             outcome.bytes = outcome.bytes.saturating_add(done.bytes);
             outcome.warnings.extend(done.warnings.iter().map(|w| format!("database {}: {w}", done.database)));
             outcome.databases.push(done);
@@ -219,7 +240,7 @@ impl Work {
         Ok(outcome)
     }
 
-    fn into_directory(&self, dir: &std::path::Path, dumps: &[Dump]) -> Result<Outcome> {
+    fn to_directory(&self, dir: &std::path::Path, dumps: &[Dump]) -> Result<Outcome> {
         let mut outcome = Outcome::default();
         // Roles belong to the whole set; with one database chosen they would surprise.
         let globals = self.globals.iter().filter(|_| self.request.database.is_none() || self.request.globals);
@@ -235,10 +256,14 @@ impl Work {
         Ok(outcome)
     }
 
-    fn into_output(&self, dumps: &[Dump]) -> Result<Outcome> {
+    fn to_output(&self, dumps: &[Dump]) -> Result<Outcome> {
         let mut outcome = Outcome::default();
         for dump in dumps {
-            outcome.bytes = restore::file::copy(&mut dump.file.open(&self.reader, &self.request.progress), &mut std::io::stdout().lock(), &self.cancel)?;
+            outcome.bytes = restore::file::copy(
+                &mut dump.file.open(&self.reader, &self.request.progress),
+                &mut std::io::stdout().lock(),
+                &self.cancel,
+            )?;
         }
         Ok(outcome)
     }

@@ -29,7 +29,14 @@ pub async fn run(found: &Found, to: PathBuf, options: Options, progress: Arc<Pro
     .await
 }
 
-fn restore(reader: Reader, snapshot: &Snapshot, to: &Path, mut options: Options, progress: &Progress, cancel: &Cancel) -> Result<Report> {
+fn restore(
+    reader: Reader,
+    snapshot: &Snapshot,
+    to: &Path,
+    mut options: Options,
+    progress: &Progress,
+    cancel: &Cancel,
+) -> Result<Report> {
     let root = root(&reader, snapshot, &mut options)?;
     let processors = std::thread::available_parallelism().map_or(2, usize::from);
     let blobs = Stored { reader, threads: processors.clamp(2, 8) };
@@ -52,7 +59,15 @@ pub enum IfEmpty {
 /// # Errors
 /// Also whenever it could not be found out whether there is a snapshot: repository not there or not reached, wrong
 /// password, or only incomplete snapshots. Unknown is not empty, so whoever waits must go on waiting.
-pub async fn if_empty(ctx: &Context, tenant: &TenantName, job: &JobName, pick: &Pick, to: PathBuf, options: Options, progress: Arc<Progress>) -> Result<IfEmpty> {
+pub async fn if_empty(
+    ctx: &Context,
+    tenant: &TenantName,
+    job: &JobName,
+    pick: &Pick,
+    to: PathBuf,
+    options: Options,
+    progress: Arc<Progress>,
+) -> Result<IfEmpty> {
     let target = to.clone();
     let state = super::blocking(move || marker::inspect(&target)).await?;
     if !state.needs_answer() {

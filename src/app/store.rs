@@ -2,9 +2,9 @@
 
 use std::sync::{Arc, OnceLock};
 
-use crate::error::{Error, Kind, Result};
+use crate::error::Result;
 use crate::runtime::Clock;
-use crate::store::{LocalStore, Settings, Store, StoreUrl};
+use crate::store::{self, OpenOptions, Settings, Store};
 
 static TRUSTED: OnceLock<Vec<String>> = OnceLock::new();
 
@@ -20,25 +20,14 @@ fn is_trusted(endpoint: &str) -> bool {
     TRUSTED.get().is_some_and(|t| t.iter().any(|e| plain(e) == plain(endpoint)))
 }
 
-/// An open store.
-#[derive(Clone)]
-pub struct Opened {
-    /// Rooted at the repository.
-    pub store: Arc<dyn Store>,
-}
-
-/// Makes the client. Nothing is requested yet.
+/// Opens a store: retried, counted, within its rates. Nothing is requested yet, except that with `create_root` the directory
+/// of a local store is made, which is for creating repositories only.
 ///
 /// # Errors
 /// Unreadable credentials or certificates.
-pub(super) fn open(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Opened> {
+pub(super) async fn open(settings: &Settings, clock: Arc<dyn Clock>, create_root: bool) -> Result<Arc<dyn Store>> {
     let mut settings = settings.clone();
     settings.azure.trust_endpoint = settings.azure.endpoint.as_deref().is_some_and(is_trusted);
-    let store: Arc<dyn Store> = match &settings.url {
-        StoreUrl::File { path, prefix } => Arc::new(LocalStore::open(path.join(prefix), clock)?),
-        StoreUrl::S3 { .. } | StoreUrl::Azure { .. } => {
-            return Err(Error::new(Kind::Failed, "this kind of store is not available yet"));
-        }
-    };
-    Ok(Opened { store })
+    let options = OpenOptions { create_root, ..OpenOptions::new(clock) };
+    Ok(store::open(&settings, &options).await?)
 }

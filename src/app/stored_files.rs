@@ -72,7 +72,9 @@ pub(super) fn manifest(reader: &Reader, root: Id) -> Result<Option<Manifest>> {
     let Node { kind: NodeKind::File { content, .. }, .. } = node else { return Ok(None) };
     let mut text = Vec::new();
     reader.file(&content).take(64 << 20).read_to_end(&mut text).context(|| "read the snapshot's manifest")?;
-    serde_json::from_slice(&text).map(Some).map_err(|e| Error::new(Kind::Corrupt, "the snapshot's manifest is damaged").because(e))
+    serde_json::from_slice(&text)
+        .map(Some)
+        .map_err(|e| Error::new(Kind::Corrupt, "the snapshot's manifest is damaged").because(e))
 }
 
 /// Counts, and makes sure that the end is the end.

@@ -11,3 +11,4 @@ pub use id::Id;
 pub use names::{Environment, JobName, Selector, TenantName};
 pub use node::{Metadata, Node, NodeKind, Xattr};
 pub use time::Time;
+pub(crate) use time::civil_from_days;

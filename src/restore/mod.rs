@@ -1,5 +1,5 @@
-//! The mirror of the source room: what a snapshot holds goes back where it is needed: directories, databases, files,
-//! programs.
+//! The mirror of the source room: what a snapshot holds goes back where it is needed, into directories, databases,
+//! files and programs.
 //!
 //! [`directory`] writes a tree of files. It knows nothing of repositories: whoever calls it hands in a
 //! [`directory::Blobs`], so that tests restore from a map in memory.

@@ -1,6 +1,6 @@
 //! Which snapshots stay and which go, each with its reason. Pure: no I/O, no clock.
 //!
-//! [`plan`] looks at all snapshots of a repository and decides about those of one job. What it may remove is only
+//! [`plan()`] looks at all snapshots of a repository and decides about those of one job. What it may remove is only
 //! given out by [`Plan::removals`], after the guards.
 //!
 //! # Rules

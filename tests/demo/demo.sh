@@ -43,6 +43,28 @@ else
     cargo build --locked --release --bin strongroom
     bin=${CARGO_TARGET_DIR:-$repo/target}/release/strongroom
 fi
+step "Making a directory of real files, with what makes backups hard"
+volume=$work/volume
+mkdir -p "$volume/empty" "$volume/media"
+# A copy of real files: crate sources if there are some, else this repository.
+sources=$(find "${CARGO_HOME:-$HOME/.cargo}/registry/src" -mindepth 1 -maxdepth 1 -type d 2>/dev/null | head -n 1 || true)
+[ -n "$sources" ] || sources=$repo
+find "$sources" -mindepth 1 -maxdepth 1 -name '[a-m]*' -exec cp -r --preserve=mode,timestamps -t "$volume" {} +
+head -c 30000000 /dev/urandom >"$volume/media/film.bin"
+truncate -s 1G "$volume/sparse.img"
+printf 'in the middle' | dd of="$volume/sparse.img" bs=1 seek=500000000 conv=notrunc status=none
+ln "$volume/media/film.bin" "$volume/media/the same film.bin"
+ln -s ../nowhere "$volume/media/dangling"
+printf x >"$volume/"$'new\nline "quote" \\ back \xff not UTF-8 \xc2\xa0'
+printf x >"$volume/$(printf 'é%.0s' {1..127})"
+mkfifo "$volume/fifo"
+touch -d '1970-01-01 00:00:01.000000001 UTC' "$volume/empty"
+touch -d '2200-01-01 00:00:00.123456789 UTC' "$volume/fifo"
+printf '#!/bin/sh\n' >"$volume/tool"
+chmod 4755 "$volume/tool"
+! command -v setfattr >/dev/null || setfattr -n user.color -v 0x00ff0a "$volume/tool"
+say "$(du -sh "$volume" | cut -f1) in $(find "$volume" | wc -l) entries"
+
 step "Setting up a private PostgreSQL 17"
 pg=$(tests/tools/postgres.sh 17)
 mkdir "$work/pg"
@@ -80,31 +102,10 @@ sql -d postgres -c 'CREATE DATABASE demo'
 sql -d demo -f tests/demo/load.sql >/dev/null
 say "$(sql -d demo -Atc 'SELECT pg_size_pretty(pg_database_size(current_database()))') in $(sql -d demo -Atc "SELECT count(*) FROM pg_tables WHERE schemaname IN ('public', 'shop')") tables"
 
-step "Making a directory of real files, with what makes backups hard"
-volume=$work/volume
-mkdir -p "$volume/empty" "$volume/media"
-# A copy of real files: crate sources if there are some, else this repository.
-sources=$(find "${CARGO_HOME:-$HOME/.cargo}/registry/src" -mindepth 1 -maxdepth 1 -type d 2>/dev/null | head -n 1 || true)
-[ -n "$sources" ] || sources=$repo
-find "$sources" -mindepth 1 -maxdepth 1 -name '[a-m]*' -exec cp -r --preserve=mode,timestamps -t "$volume" {} +
-head -c 30000000 /dev/urandom >"$volume/media/film.bin"
-truncate -s 1G "$volume/sparse.img"
-printf 'in the middle' | dd of="$volume/sparse.img" bs=1 seek=500000000 conv=notrunc status=none
-ln "$volume/media/film.bin" "$volume/media/the same film.bin"
-ln -s ../nowhere "$volume/media/dangling"
-printf x >"$volume/"$'new\nline "quote" \\ back \xff not UTF-8 \xc2\xa0'
-printf x >"$volume/$(printf 'é%.0s' {1..127})"
-mkfifo "$volume/fifo"
-touch -d '1970-01-01 00:00:01.000000001 UTC' "$volume/empty"
-touch -d '2200-01-01 00:00:00.123456789 UTC' "$volume/fifo"
-printf '#!/bin/sh\n' >"$volume/tool"
-chmod 4755 "$volume/tool"
-! command -v setfattr >/dev/null || setfattr -n user.color -v 0x00ff0a "$volume/tool"
-say "$(du -sh "$volume" | cut -f1) in $(find "$volume" | wc -l) entries"
-
 # --- The configuration: three jobs, a schedule seconds away ------------------------------------------------------------
 port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
-due=$(date -u -d '+8 seconds' '+%-S %-M %-H %-d %-m *')
+due=$(date -u -d '+15 seconds' '+%Y-%m-%dT%H:%M:%S')
+cron=$(date -u -d "${due}Z" '+%-S %-M %-H %-d %-m *')
 mkdir "$work/store"
 printf 'a password for the demo' >"$work/password"
 # The command job: any program that prints. Here a list of the shop's revenue, asked from the server.
@@ -118,40 +119,40 @@ tenants:
     jobs:
       database:
         pg_dump: { url: "$(url demo)", databases: ["demo"] }
-        schedule: "$due"
+        schedule: "$cron"
       files:
         volume: { path: $volume }
-        schedule: "$due"
+        schedule: "$cron"
       revenue:
         command: { run: ["$pg/bin/psql", "-X", "-d", "$(url demo)", "-c", "COPY (SELECT * FROM shop.revenue ORDER BY state) TO STDOUT"], file: revenue.tsv }
-        schedule: "$due"
+        schedule: "$cron"
 http: { metrics: "127.0.0.1:$port" }
 cache_dir: $work/cache
 CONF
 export STRONGROOM_CONFIG=$work/strongroom.yaml
 strongroom() { "$bin" "$@"; }
 
-step "strongroom config check; strongroom init"
+step "strongroom config check && strongroom init"
 strongroom config check
 strongroom init
 
-step "strongroom run: the daemon, with all three jobs due at $(date -u -d '+8 seconds' '+%H:%M:%S') UTC"
-"$bin" --allow-commands run >"$work/daemon.log" 2>&1 &
+step "strongroom run: the daemon; three jobs that have never run, so at once, and again by schedule at ${due#*T} UTC"
+export STRONGROOM_ALLOW_COMMANDS=true
+"$bin" run >"$work/daemon.log" 2>&1 &
 daemon=$!
-done_jobs() {
-    strongroom --json snapshots acme 2>/dev/null |
-        python3 -c 'import json, sys; d = json.load(sys.stdin); d = d if isinstance(d, list) else d["snapshots"]; print(len({s["job"] for s in d if s["complete"]}))' 2>/dev/null || echo 0
+scheduled_runs() { # how many jobs have a complete snapshot that began when its schedule said, or later
+    strongroom --json snapshots acme 2>/dev/null | python3 -c 'import json, sys
+print(len({s["job"] for s in json.load(sys.stdin)["snapshots"] if s["complete"] and s["time"] >= sys.argv[1]}))' "$due" 2>/dev/null || echo 0
 }
 waited=0
-until [ "$(done_jobs)" = 3 ]; do
+until [ "$(scheduled_runs)" = 3 ]; do
     kill -0 "$daemon" 2>/dev/null || fail "the daemon ended by itself"
     waited=$((waited + 1))
-    [ $waited -lt 300 ] || fail "no three snapshots after five minutes"
+    [ $waited -lt 300 ] || fail "five minutes, and not every job ran by its schedule"
     sleep 1
 done
 metrics=$(python3 -c 'import sys, urllib.request; print(urllib.request.urlopen(sys.argv[1], timeout=10).read().decode())' "http://127.0.0.1:$port/metrics")
-grep -q '^strongroom_' <<<"$metrics" || fail "/metrics has no figures of ours"
-printf '%s\n' "$metrics" >"$work/metrics"
+[ "$(grep -c '^strongroom_job_last_success_timestamp_seconds{.*operation="backup"' <<<"$metrics")" = 3 ] || fail "/metrics lacks the three jobs"
 peak=$(awk '/^VmHWM/ { print $2 }' "/proc/$daemon/status")
 kill -TERM "$daemon"
 wait "$daemon" || fail "the daemon ended with status $? after SIGTERM"
@@ -195,6 +196,7 @@ listing() { # every entry with type, mode, owner, links, time and target; every 
 listing "$volume" >"$work/volume.list"
 listing "$work/restored" >"$work/restored.list"
 cmp "$work/volume.list" "$work/restored.list" || { diff -a "$work/volume.list" "$work/restored.list" | head -n 20; fail "the restored directory differs"; }
+[ "$(stat -c %b "$work/restored/sparse.img")" -lt 10000 ] || fail "the sparse file came back without its holes"
 say "files:    $(find "$volume" | wc -l) entries equal: contents, modes, owners, times, links, extended attributes"
 
 sql -d demo -c 'COPY (SELECT * FROM shop.revenue ORDER BY state) TO STDOUT' | cmp - "$work/revenue.tsv" || fail "the restored command output differs"

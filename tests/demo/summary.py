@@ -1,47 +1,42 @@
-"""Prints what the demo measured, from the snapshot list (standard input), the daemon's metrics and the restore times."""
+"""Prints what the demo measured, from the snapshot list (standard input) and the restore times."""
 
+import datetime
 import json
-import os
-import re
 import subprocess
 import sys
 
 work, peak_kib = sys.argv[1], int(sys.argv[2])
 
-listed = json.load(sys.stdin)
-snapshots = {s["job"]: s for s in (listed if isinstance(listed, list) else listed["snapshots"])}
+runs = {}
+for snapshot in json.load(sys.stdin)["snapshots"]:
+    runs.setdefault(snapshot["job"], []).append(snapshot)
 restored = dict(line.split() for line in open(f"{work}/restore-times"))
 
 
-def metric(name, job):
-    """The value of one of the daemon's figures for a job, or None."""
-    for line in open(f"{work}/metrics"):
-        if line.startswith(name) and re.search(rf'job="{job}"', line):
-            return float(line.rsplit(None, 1)[1])
-    return None
+def seconds(snapshot):
+    """How long the run took; Python reads six digits of a second, not nine."""
+    start, end = (datetime.datetime.fromisoformat(snapshot[key][:26].rstrip("Z") + "+00:00") for key in ("time", "end"))
+    return (end - start).total_seconds()
 
 
 def size(number):
-    for unit in ("B", "KB", "MB", "GB"):
+    for unit in ("B", "kB", "MB", "GB"):
         if number < 1000 or unit == "GB":
-            return f"{number:.0f} {unit}" if unit in ("B", "KB") else f"{number:.1f} {unit}"
+            return f"{number} {unit}" if unit == "B" else f"{number:.1f} {unit}"
         number /= 1000
 
 
-def rate(number, seconds):
-    return f"{number / seconds / 1e6:.0f} MB/s" if seconds else ""
+def took(count, time):
+    return f"{time:6.2f} s {count / time / 1e6:6.0f} MB/s" if time and count > 1e6 else f"{time:6.2f} s {'':11}"
 
 
-print(f"{'job':10} {'source':>10} {'backup':>8} {'rate':>9} {'restore':>8} {'rate':>9}")
-total = 0
-for job, snapshot in sorted(snapshots.items()):
-    taken = metric("strongroom_backup_duration_seconds", job)
-    back = float(restored[job])
-    count = snapshot["bytes"]
-    total += count
-    print(
-        f"{job:10} {size(count):>10} {f'{taken:.1f} s' if taken else '':>8} {rate(count, taken):>9} "
-        f"{back:>6.1f} s {rate(count, back):>9}"
-    )
+print(f"{'job':10}{'source':>10}   {'first backup':22}{'by schedule':22}{'restore':22}")
+for job, snapshots in sorted(runs.items()):
+    snapshots.sort(key=lambda s: s["time"])
+    first, last = snapshots[0], snapshots[-1]
+    count = last["bytes"]
+    times = seconds(first), seconds(last), float(restored[job])
+    print(f"{job:10}{size(count):>10}   " + "   ".join(took(count, t) for t in times))
+read = sum(s["bytes"] for snapshots in runs.values() for s in snapshots)
 stored = int(subprocess.run(["du", "-sb", f"{work}/store"], capture_output=True, check=True, text=True).stdout.split()[0])
-print(f"\nread {size(total)}, stored {size(stored)}; the daemon's peak memory was {peak_kib / 1024:.0f} MiB")
+print(f"\n{size(read)} backed up, {size(stored)} stored; the daemon's peak memory was {peak_kib / 1024:.0f} MiB")

@@ -46,7 +46,10 @@ fn only_status_zero_and_some_output_is_a_success() {
         assert!(sink.files.is_empty());
         error.report()
     };
-    assert_eq!(failing(&sh("seq 100000; echo the broker is down >&2; exit 3")), "back up the output of sh: sh failed with exit status 3: the broker is down");
+    assert_eq!(
+        failing(&sh("seq 100000; echo the broker is down >&2; exit 3")),
+        "back up the output of sh: sh failed with exit status 3: the broker is down"
+    );
     let empty = failing(&sh("echo nothing to say >&2"));
     assert!(empty.starts_with("sh succeeded but wrote nothing to standard output: nothing to say\nhint: "), "{empty}");
     assert!(failing(&sh("seq 10; kill -9 $$")).contains("was killed (signal 9)"));
@@ -76,7 +79,14 @@ fn only_status_zero_and_some_output_is_a_success() {
 fn a_program_that_is_fed_decides_by_its_exit_status() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("fed");
-    let feed = |script: String, data: &[u8]| restore::command::feed(&mut &*data, &["/bin/sh".to_owned(), "-c".to_owned(), script], Some(Duration::from_secs(20)), &Cancel::new());
+    let feed = |script: String, data: &[u8]| {
+        restore::command::feed(
+            &mut &*data,
+            &["/bin/sh".to_owned(), "-c".to_owned(), script],
+            Some(Duration::from_secs(20)),
+            &Cancel::new(),
+        )
+    };
     let data = vec![b'x'; 3 << 20];
     assert_eq!(feed(format!("cat > {}", out.display()), &data).unwrap(), 3 << 20);
     assert!(std::fs::read(&out).unwrap() == data);
@@ -109,4 +119,45 @@ async fn a_programs_output_goes_into_a_repository_and_back() {
 
     let verdict = judges::judge(store.path(), crate::backup::PASSWORD);
     assert!(std::fs::read(verdict.restic(0).join("out/data.txt")).unwrap() == expected);
+}
+
+/// Not a test of its own: the process that the next one kills.
+#[test]
+fn helper_that_is_killed() {
+    if std::env::var_os("STRONGROOM_TEST_HELPER").is_none() {
+        return;
+    }
+    let mut s = sh("echo $$ > \"$PIDFILE\"; exec sleep 300");
+    let pidfile = std::env::var("PIDFILE").unwrap();
+    s.env = BTreeMap::from([("PIDFILE".to_owned(), Secret::Value(SecretText::new(pidfile)))]);
+    run(&s, &mut Memory::default()).unwrap();
+}
+
+#[test]
+fn programs_die_with_a_killed_process() {
+    let dir = tempfile::tempdir().unwrap();
+    let pidfile = dir.path().join("pid");
+    let mut helper = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "command::helper_that_is_killed"])
+        .env("STRONGROOM_TEST_HELPER", "1")
+        .env("PIDFILE", &pidfile)
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let began = Instant::now();
+    let pid = loop {
+        let text = std::fs::read_to_string(&pidfile).unwrap_or_default();
+        if text.ends_with('\n') {
+            break text.trim().to_owned();
+        }
+        assert!(began.elapsed() < Duration::from_secs(20), "the helper started nothing");
+        std::thread::sleep(Duration::from_millis(10));
+    };
+    helper.kill().unwrap();
+    helper.wait().unwrap();
+    let gone = || std::fs::read_to_string(format!("/proc/{pid}/stat")).map_or(true, |s| s.contains(") Z"));
+    while !gone() {
+        assert!(began.elapsed() < Duration::from_secs(20), "process {pid} outlives its parent");
+        std::thread::sleep(Duration::from_millis(10));
+    }
 }

@@ -8,6 +8,7 @@ mod daemon;
 mod engine;
 mod cli;
 mod command;
+mod documents;
 mod judges;
 mod pg_dump;
 mod repository;

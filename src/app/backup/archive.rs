@@ -13,32 +13,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
 
+use super::stats::ArchiveStats;
 use crate::error::{Context, Error, Kind, Result};
 use crate::model::{Id, Node, NodeKind, Time};
 use crate::repository::{BlobType, Chunking, Done, Lane, Reader, SMALL_FILE, Writer, encode_tree};
 use crate::runtime::Cancel;
 use crate::source::volume::{Dir, Found, FoundKind, Problem, Volume};
-
-/// What was met on the way, live.
-#[derive(Debug, Default)]
-pub struct ArchiveStats {
-    /// Files that the parent did not have.
-    pub files_new: AtomicU64,
-    /// Files that differ from the parent's.
-    pub files_changed: AtomicU64,
-    /// Files taken from the parent unread.
-    pub files_unmodified: AtomicU64,
-    /// Directories that the parent did not have.
-    pub dirs_new: AtomicU64,
-    /// Directories that differ from the parent's.
-    pub dirs_changed: AtomicU64,
-    /// Directories equal to the parent's.
-    pub dirs_unmodified: AtomicU64,
-    /// Bytes of all files, read or not.
-    pub bytes_total: AtomicU64,
-    /// Bytes read from files.
-    pub bytes_read: AtomicU64,
-}
 
 fn add(counter: &AtomicU64, n: u64) {
     counter.fetch_add(n, Ordering::Relaxed);
@@ -212,8 +192,7 @@ impl Walk {
 
     /// Lists a directory, settles what is unchanged, reads small files, and leaves directories and large files as tasks.
     fn directory(self: &Arc<Self>, dir: Dir, parent_tree: Option<Id>, place: Option<Place>) -> Result<()> {
-        let listing = self.volume.list(&dir)?;
-        self.problems.lock().extend(listing.problems);
+        let mut names = self.volume.names(&dir)?;
         let mut was = match (&self.parent, parent_tree) {
             // A parent that cannot be read must not stop the backup: everything below is read anew.
             (Some(parent), Some(id)) => match parent.reader.tree(id) {
@@ -226,7 +205,6 @@ impl Walk {
             _ => None,
         };
         let has_parent = was.is_some();
-        let entries = listing.entries;
         let open = Arc::new(OpenDir {
             dir,
             nodes: Mutex::new(Vec::new()),
@@ -235,28 +213,34 @@ impl Walk {
             was: if has_parent { parent_tree } else { None },
             place,
         });
-        let mut nodes: Vec<Option<Node>> = Vec::with_capacity(entries.len());
-        let (mut small, mut later) = (Vec::new(), Vec::new());
-        for mut found in entries {
-            let old = was.as_mut().and_then(|was| {
-                while was.next_if(|n| n.name < found.name).is_some() {
-                    open.same.store(false, Ordering::Relaxed);
-                }
-                was.next_if(|n| n.name == found.name)
-            });
-            let at = nodes.len();
-            let node = self.settle(&open, &mut found, old, at, &mut small, &mut later)?;
-            nodes.push(node);
+        open.nodes.lock().reserve_exact(names.len());
+        // Part by part, so that a directory with very many entries needs no more memory than its nodes take.
+        while let Some(listing) = self.volume.look_at_some(&open.dir, &mut names) {
+            self.problems.lock().extend(listing.problems);
+            let first = open.nodes.lock().len();
+            let mut nodes: Vec<Option<Node>> = Vec::with_capacity(listing.entries.len());
+            let (mut small, mut later) = (Vec::new(), Vec::new());
+            for mut found in listing.entries {
+                let old = was.as_mut().and_then(|was| {
+                    while was.next_if(|n| n.name < found.name).is_some() {
+                        open.same.store(false, Ordering::Relaxed);
+                    }
+                    was.next_if(|n| n.name == found.name)
+                });
+                let at = first + nodes.len();
+                let node = self.settle(&open, &mut found, old, at, &mut small, &mut later)?;
+                nodes.push(node);
+            }
+            open.nodes.lock().extend(nodes);
+            open.pending.fetch_add(small.len() + later.len(), Ordering::AcqRel);
+            self.push(later.into_iter().rev());
+            for (found, at) in small {
+                self.cancel.check()?;
+                self.small_file(&open, &found, at)?;
+            }
         }
         if was.as_mut().is_some_and(|was| was.peek().is_some()) {
             open.same.store(false, Ordering::Relaxed);
-        }
-        *open.nodes.lock() = nodes;
-        open.pending.fetch_add(small.len() + later.len(), Ordering::AcqRel);
-        self.push(later.into_iter().rev());
-        for (found, at) in small {
-            self.cancel.check()?;
-            self.small_file(&open, &found, at)?;
         }
         self.entry_done(&open, Via::Walker)
     }

@@ -16,6 +16,7 @@ use crate::model::Time;
 use crate::repository::{LockMode, Repository, Snapshot, WriterOptions};
 use crate::retention::Action;
 use crate::runtime::{Cancel, memory};
+use crate::store::{Counted, Counter};
 
 /// Jobs wait this long for a prune to let them remove snapshots.
 const RETENTION_LOCK_WAIT: Duration = Duration::from_secs(300);
@@ -48,6 +49,8 @@ pub struct Options {
     pub memory: u64,
     /// Where results are counted.
     pub metrics: Option<JobMetrics>,
+    /// What the run asks of the store is added up here.
+    pub requests: Arc<Counter>,
 }
 
 impl Options {
@@ -55,7 +58,7 @@ impl Options {
     #[must_use]
     pub fn asked(job: &Job) -> Self {
         let patience = Patience { retries: job.retries, unattended: false };
-        Self { why: Why::Asked, patience, retain: false, allow_empty: false, force: false, progress: Arc::default(), metrics: None, memory: 0 }
+        Self { why: Why::Asked, patience, retain: false, allow_empty: false, force: false, progress: Arc::default(), metrics: None, memory: 0, requests: Arc::default() }
     }
 }
 
@@ -110,7 +113,8 @@ pub async fn run(ctx: &Context, job: &Job, options: &Options) -> Result<Outcome>
     let began = ctx.clock().now();
     let late = Arc::new(AtomicBool::new(false));
     let timer = tokio::spawn(end_after(job.timeout, cancel.clone(), late.clone()));
-    let (outcome, retries) = leased(ctx, job, &name, options).await;
+    let counter = &options.requests;
+    let (outcome, retries) = leased(ctx, job, &name, options, counter).await;
     timer.abort();
     let outcome = match outcome {
         Err(e) if late.load(Relaxed) => Err(Error::new(Kind::Failed, format!("job {name} did not end within {} s and was stopped", job.timeout.as_secs()))
@@ -125,16 +129,26 @@ pub async fn run(ctx: &Context, job: &Job, options: &Options) -> Result<Outcome>
             Ok(Outcome::Already(_) | Outcome::Elsewhere(_)) => return outcome,
             Err(e) => Some(e.kind()),
         };
-        let mut run = Run { retries, ..Run::new("backup", began, ended, failure) };
+        let mut run = Run { retries, requests: requests(counter), ..Run::new("backup", began, ended, failure) };
         if let Ok(Outcome::Backed(report)) = &outcome {
-            run.start = report.started;
-            run.end = report.ended;
+            (run.snapshot, run.end) = (Some(report.started), report.ended);
             (run.read_bytes, run.added_bytes, run.stored_bytes) = (report.bytes_read, report.bytes_added, report.bytes_stored);
             (run.missing, run.warnings) = (report.missing.len() as u64, report.warnings.len() as u64);
         }
         metrics.finished(&run);
     }
     outcome
+}
+
+/// What a run asked of the store, by kind.
+fn requests(counter: &Counter) -> Vec<(&'static str, u64)> {
+    let counts = counter.snapshot();
+    vec![("put", counts.put), ("get", counts.get), ("head", counts.head), ("list", counts.list), ("delete", counts.delete)]
+}
+
+/// The repository, with its requests counted apart from those of other jobs.
+fn counted(repo: &Repository, counter: &Arc<Counter>) -> Repository {
+    repo.with_store(Arc::new(Counted::new(Arc::clone(repo.store()), Arc::clone(counter))))
 }
 
 async fn end_after(timeout: Duration, cancel: Cancel, late: Arc<AtomicBool>) {
@@ -148,12 +162,12 @@ async fn end_after(timeout: Duration, cancel: Cancel, late: Arc<AtomicBool>) {
 }
 
 /// Takes the lease, runs, gives it back. Returns the number of attempts beyond the first too.
-async fn leased(ctx: &Context, job: &Job, name: &str, options: &Options) -> (Result<Outcome>, u64) {
+async fn leased(ctx: &Context, job: &Job, name: &str, options: &Options, counter: &Arc<Counter>) -> (Result<Outcome>, u64) {
     if let Err(e) = check_commands(&[job], ctx.settings()) {
         return (Err(e), 0);
     }
     let (asked, opening) = attempts::run(name, options.patience, ctx.cancel(), || async {
-        let repo = ctx.repository(&job.tenant).await?;
+        let repo = counted(&ctx.repository(&job.tenant).await?, counter);
         let asked = leased::acquire(repo.store(), &job.name, ctx.cancel()).await?;
         Ok((repo, asked))
     })
@@ -223,6 +237,7 @@ async fn retain(ctx: &Context, job: &Job, options: &Options, repo: &Repository) 
         }
     };
     if let Some(metrics) = &options.metrics {
+        // Its requests are counted with those of the run it belongs to.
         metrics.finished(&Run::new("prune", began, ctx.clock().now(), failure));
     }
 }

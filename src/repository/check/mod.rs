@@ -105,6 +105,8 @@ pub fn check(repo: &Repository, options: &CheckOptions, cancel: &Cancel) -> Resu
     let trees = walk(&reader, roots, threads, &structure, cancel)?;
     let files = structure.files.load(Relaxed);
     let (used_data, findings) = (structure.used.count(), structure.findings);
+    // Gives back the tree packs it kept.
+    drop(reader);
     if options.read_data != ReadData::None {
         let present: Vec<u32> = (0u32..).zip(&survey.packs).filter(|(_, facts)| facts.listed.is_some()).map(|(number, _)| number).collect();
         data::read(repo, &index, options.read_data.choose(&index, present), threads, &findings, &options.progress, cancel)?;

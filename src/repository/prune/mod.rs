@@ -7,7 +7,7 @@
 //! It refuses to decide anything where it cannot tell what is needed: a snapshot, an index file or a tree that does not
 //! load, a needed blob that is in no pack of the right length. Snapshots are removed elsewhere, before.
 //!
-//! Memory: the index (48 B a blob), 5 more bytes a blob, and about 24 MiB a thread.
+//! Memory: the index (48 B a blob), 4 more bytes a blob, two packs, and about 12 MiB a thread.
 //!
 //! The seam for a prune in two phases, without the exclusive lock: the last step of [`Prune::execute`] alone makes
 //! data unreachable, and everything it needs is a list of packs; marking them and sweeping later replaces it.

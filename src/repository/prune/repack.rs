@@ -32,6 +32,9 @@ pub(super) struct Repacker<'a> {
     progress: &'a Arc<PruneProgress>,
     cancel: &'a Cancel,
     open: [Mutex<PackBuilder>; 2],
+    /// One upload at a time, which bounds the memory: while it runs the next pack fills, and then has to wait. Holds
+    /// the memory of the pack before.
+    turn: Mutex<Vec<u8>>,
     /// Packs that the store acknowledged and no index names yet.
     pending: Mutex<Vec<IndexedPack>>,
 }
@@ -39,7 +42,7 @@ pub(super) struct Repacker<'a> {
 impl<'a> Repacker<'a> {
     pub(super) fn new(prune: &'a Prune, lock: &'a RepoLock, progress: &'a Arc<PruneProgress>, cancel: &'a Cancel) -> Self {
         let open = [BlobType::Data, BlobType::Tree].map(|kind| Mutex::new(PackBuilder::new(kind, Vec::new())));
-        Self { prune, lock, progress, cancel, open, pending: Mutex::default() }
+        Self { prune, lock, progress, cancel, open, turn: Mutex::default(), pending: Mutex::default() }
     }
 
     /// Copies what is needed of these packs into new ones and writes the index of all new packs but the last few, which
@@ -50,7 +53,7 @@ impl<'a> Repacker<'a> {
             for _ in 0..self.prune.options.threads().clamp(1, packs.len().max(1)) {
                 scope.spawn(|| {
                     let run = || -> Result<()> {
-                        let mut codec = Codec::new(LEVEL)?;
+                        let mut codec = Codec::for_writing(LEVEL, self.prune.repo.format_version())?;
                         while let Some(&number) = packs.get(next.fetch_add(1, Relaxed)) {
                             if failure.lock().is_some() {
                                 return Ok(());
@@ -121,31 +124,34 @@ impl<'a> Repacker<'a> {
             BlobType::Data => (data, self.prune.options.pack_size),
             BlobType::Tree => (trees, self.prune.options.tree_pack_size),
         };
-        let full = {
-            let mut pack = open.lock();
-            pack.add(id, blob)?;
-            if pack.len() < limit && pack.count() < PACK_BLOBS {
-                return Ok(());
-            }
-            std::mem::replace(&mut *pack, PackBuilder::new(kind, Vec::with_capacity(limit)))
-        };
-        self.upload(full)
+        let mut pack = open.lock();
+        pack.add(id, blob)?;
+        if pack.len() < limit && pack.count() < PACK_BLOBS {
+            return Ok(());
+        }
+        let mut turn = self.turn.lock();
+        let full = std::mem::replace(&mut *pack, PackBuilder::new(kind, std::mem::take(&mut *turn)));
+        drop(pack);
+        *turn = self.upload(full)?;
+        Ok(())
     }
 
-    fn upload(&self, pack: PackBuilder) -> Result<()> {
+    /// Returns the memory of the pack, to be used again.
+    fn upload(&self, pack: PackBuilder) -> Result<Vec<u8>> {
         let repo = &self.prune.repo;
         let sealed = pack.finish(repo.key())?;
         let key = repo.pack_key(&sealed.index.id)?;
         repo.runtime()
-            .block_on(repo.store().put(&key, Payload::from(sealed.bytes), PutMode::Overwrite))
+            .block_on(repo.store().put(&key, Payload::from(sealed.bytes.clone()), PutMode::Overwrite))
             .map_err(Error::from)
             .context(|| format!("upload pack {}", sealed.index.id.short()))?;
+        let memory = sealed.bytes.try_into_mut().map(Vec::from).unwrap_or_default();
         let due = {
             let mut pending = self.pending.lock();
             pending.push(sealed.index);
             let blobs: usize = pending.iter().map(|p| p.blobs.len()).sum();
             if blobs < INDEX_BLOBS {
-                return Ok(());
+                return Ok(memory);
             }
             std::mem::take(&mut *pending)
         };
@@ -153,7 +159,8 @@ impl<'a> Repacker<'a> {
         repo.runtime().block_on(async {
             self.lock.verify().await?;
             repo.save_index(&IndexFile { packs: due }).await.map(drop).context(|| "write the index of new packs")
-        })
+        })?;
+        Ok(memory)
     }
 }
 

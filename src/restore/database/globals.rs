@@ -24,7 +24,9 @@ pub struct Outcome {
 /// A missing `psql`; no connection; [`Kind::Incomplete`] naming the statements that failed for another reason than "exists already".
 pub fn restore(script: &mut dyn Read, server: &ConnectionSettings, client_dirs: &[PathBuf], cancel: &Cancel) -> Result<Outcome> {
     let session = Session::open(server, cancel)?;
-    let tools = Clients::find(client_dirs, cancel).at_least(session.version().major(), &format!("the server (PostgreSQL {})", session.version()))?.clone();
+    let tools = Clients::find(client_dirs, cancel)
+        .at_least(session.version().major(), &format!("the server (PostgreSQL {})", session.version()))?
+        .clone();
     let server = server.pinned(session.endpoint());
     drop(session);
     let program = tools.tool("psql")?.args(["--no-psqlrc", "--quiet", "--no-password", "--set=ON_ERROR_STOP=0", "--file=-"]);
@@ -39,7 +41,8 @@ pub fn restore(script: &mut dyn Read, server: &ConnectionSettings, client_dirs: 
     let exit = child.wait();
     let words = exit.stderr().to_owned();
     exit.into_result().context(|| "restore roles and tablespaces")?;
-    let (existed, failed): (Vec<&str>, Vec<&str>) = words.lines().filter_map(|l| l.split_once("ERROR:  ").map(|(_, e)| e)).partition(|e| e.ends_with("already exists"));
+    let (existed, failed): (Vec<&str>, Vec<&str>) =
+        words.lines().filter_map(|l| l.split_once("ERROR:  ").map(|(_, e)| e)).partition(|e| e.ends_with("already exists"));
     if !failed.is_empty() {
         return Err(Error::new(Kind::Incomplete, format!("{} statements of globals.sql failed", failed.len()))
             .because(failed.iter().take(5).copied().collect::<Vec<_>>().join("; "))

@@ -12,12 +12,15 @@ pub mod globals;
 mod prepare;
 mod select;
 mod spool;
+mod table;
 
 use std::io::{self, Cursor, Read, Write as _};
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+
+pub use table::Table;
 
 use super::file::read_some;
 use crate::error::{Context, Error, Kind, Result};
@@ -87,50 +90,6 @@ impl Settings {
     }
 }
 
-/// A table by schema and name, as they are (not quoted, case as stored).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Table {
-    /// Its schema.
-    pub schema: String,
-    /// Its name.
-    pub name: String,
-}
-
-impl std::fmt::Display for Table {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}.{}", self.schema, self.name)
-    }
-}
-
-impl std::str::FromStr for Table {
-    type Err = Error;
-
-    /// `SCHEMA.NAME`, or `NAME` for schema `public`. Parts may be quoted as in SQL; without quotes they are taken as they
-    /// are, capitals included.
-    fn from_str(text: &str) -> Result<Self> {
-        let wrong = || Error::new(Kind::Usage, format!("{text:?} is no table name")).hint("Write SCHEMA.NAME, or \"SCHEMA\".\"NAME\" if a part has a dot.");
-        let mut parts = vec![String::new()];
-        let mut quoted = false;
-        let mut chars = text.chars().peekable();
-        while let Some(c) = chars.next() {
-            let part = parts.last_mut().ok_or_else(wrong)?;
-            match c {
-                '"' if quoted && chars.next_if_eq(&'"').is_some() => part.push('"'),
-                '"' => quoted = !quoted,
-                '.' if !quoted => parts.push(String::new()),
-                c => part.push(c),
-            }
-        }
-        let mut parts = parts.into_iter();
-        let table = match (parts.next(), parts.next(), parts.next()) {
-            (Some(name), None, None) => Self { schema: "public".to_owned(), name },
-            (Some(schema), Some(name), None) => Self { schema, name },
-            _ => return Err(wrong()),
-        };
-        if quoted || table.schema.is_empty() || table.name.is_empty() { Err(wrong()) } else { Ok(table) }
-    }
-}
-
 /// What was done.
 #[derive(Debug, Clone, Default, serde::Serialize)]
 pub struct Outcome {
@@ -177,7 +136,12 @@ pub fn restore(dump: &mut dyn Read, settings: &Settings, cancel: &Cancel) -> Res
     let database = settings.target_database.as_deref().or(settings.server.database()).unwrap_or(&dump.header.database).to_owned();
     let tools = tools(&dump.header, settings, cancel)?;
 
-    let mut outcome = Outcome { tool_version: tools.version.clone(), dumped_from: dump.header.server_version.clone(), database: database.clone(), ..Outcome::default() };
+    let mut outcome = Outcome {
+        tool_version: tools.version.clone(),
+        dumped_from: dump.header.server_version.clone(),
+        database: database.clone(),
+        ..Outcome::default()
+    };
     let prepared = prepare::prepare(&dump, &database, settings, &mut outcome, cancel)?;
     let result = fill(&mut dump, &tools, &prepared, settings, scratch, &mut outcome, cancel);
     prepared.finish(result, settings, &mut outcome)?;
@@ -315,10 +279,14 @@ fn hand_on(input: &mut Input, bytes: &[u8]) -> Result<bool> {
 fn explain(e: Error, words: &str, settings: &Settings) -> Error {
     let has = |text: &str| words.contains(text);
     if has("role \"") && has("does not exist") {
-        return e.hint("Create the roles first (globals.sql of the same snapshot has them), or restore with --no-owner and --no-privileges.");
+        return e.hint(
+            "Create the roles first (globals.sql of the same snapshot has them), or restore with --no-owner and --no-privileges.",
+        );
     }
     if has("already exists") && settings.mode == Mode::Existing {
-        return e.hint("Restore with --clean to replace what is there, or into a new database with --create and --target-database NAME.");
+        return e.hint(
+            "Restore with --clean to replace what is there, or into a new database with --create and --target-database NAME.",
+        );
     }
     if has("extension") && (has("is not available") || has("could not open extension control file")) {
         return e.hint("Install the extension's files on the server, then restore again.");
@@ -343,22 +311,5 @@ impl Unnamed {
     fn path(&self) -> String {
         use std::os::fd::AsRawFd as _;
         format!("/proc/{}/fd/{}", std::process::id(), self.0.as_raw_fd())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn table_names_are_read() {
-        let table = |text: &str| text.parse::<Table>().map(|t| (t.schema, t.name));
-        let pair = |a: &str, b: &str| (a.to_owned(), b.to_owned());
-        assert_eq!(table("orders").unwrap(), pair("public", "orders"));
-        assert_eq!(table("sales.Orders").unwrap(), pair("sales", "Orders"));
-        assert_eq!(table("\"a.b\".\"c\"\"d\"").unwrap(), pair("a.b", "c\"d"));
-        for bad in ["", ".", "a.", "a.b.c", "\"a"] {
-            assert!(table(bad).is_err(), "{bad}");
-        }
     }
 }

@@ -44,7 +44,13 @@ impl Prepared {
     }
 }
 
-pub(super) fn prepare(dump: &Opened<'_>, database: &str, settings: &Settings, outcome: &mut Outcome, cancel: &Cancel) -> Result<Prepared> {
+pub(super) fn prepare(
+    dump: &Opened<'_>,
+    database: &str,
+    settings: &Settings,
+    outcome: &mut Outcome,
+    cancel: &Cancel,
+) -> Result<Prepared> {
     let (server, created) = if settings.mode == Mode::Create {
         let (server, created) = create(dump, database, settings, outcome, cancel)?;
         (server, Some(created))
@@ -61,17 +67,28 @@ pub(super) fn prepare(dump: &Opened<'_>, database: &str, settings: &Settings, ou
     })?;
     let connection = target.pinned(session.endpoint());
     if session.in_recovery() {
-        return Err(Error::new(Kind::Failed, format!("the server at {} is a standby", session.endpoint())).hint("Restore into the primary."));
+        return Err(Error::new(Kind::Failed, format!("the server at {} is a standby", session.endpoint()))
+            .hint("Restore into the primary."));
     }
     let from = major_of(&dump.header.server_version).unwrap_or_default();
     if session.version().major() < from {
-        outcome.warnings.push(format!("the server (PostgreSQL {}) is older than the dump's ({}): it may not understand everything", session.version(), dump.header.server_version));
+        outcome.warnings.push(format!(
+            "the server (PostgreSQL {}) is older than the dump's ({}): it may not understand everything",
+            session.version(),
+            dump.header.server_version
+        ));
     }
     outcome.restored_to = session.version().text.clone();
     Ok(Prepared { connection, database: database.to_owned(), session, created })
 }
 
-fn create(dump: &Opened<'_>, database: &str, settings: &Settings, outcome: &mut Outcome, cancel: &Cancel) -> Result<(ConnectionSettings, Created)> {
+fn create(
+    dump: &Opened<'_>,
+    database: &str,
+    settings: &Settings,
+    outcome: &mut Outcome,
+    cancel: &Cancel,
+) -> Result<(ConnectionSettings, Created)> {
     let maintenance = Session::open(&settings.server.without_database(), cancel)?;
     let doing = || format!("create database {database}");
     if !maintenance.query("SELECT FROM pg_catalog.pg_database WHERE datname = $1", &[&database])?.is_empty() {
@@ -104,7 +121,9 @@ fn create(dump: &Opened<'_>, database: &str, settings: &Settings, outcome: &mut 
     let create = create.unwrap_or_else(|| format!("CREATE DATABASE {} TEMPLATE template0", quote_ident(database)));
     maintenance.run(&create, CREATE).context(doing).map_err(|e| match e.kind() {
         Kind::Denied => e.hint("Give the role CREATEDB, or create the database yourself and restore without --create."),
-        _ => e.hint("Create the database yourself, with a locale and tablespace that this server has, and restore without --create."),
+        _ => e.hint(
+            "Create the database yourself, with a locale and tablespace that this server has, and restore without --create.",
+        ),
     })?;
     let server = settings.server.pinned(maintenance.endpoint());
     Ok((server, Created { maintenance, after }))
@@ -122,7 +141,8 @@ fn renamed(sql: &str, old: &str, new: &str) -> String {
     let rename = |line: &str| -> Option<String> {
         starts.iter().find(|s| line.starts_with(**s))?;
         let (before, after) = line.split_once(" DATABASE ").or_else(|| line.split_once("DATABASE "))?;
-        let name = [&quoted, &plain].into_iter().find(|n| after.strip_prefix(n.as_str()).is_some_and(|r| r.starts_with([' ', ';'])))?;
+        let name =
+            [&quoted, &plain].into_iter().find(|n| after.strip_prefix(n.as_str()).is_some_and(|r| r.starts_with([' ', ';'])))?;
         let rest = after.strip_prefix(name.as_str())?;
         let gap = if before.is_empty() { "" } else { " " };
         Some(format!("{before}{gap}DATABASE {}{rest}", quote_ident(new)))
@@ -150,7 +170,9 @@ impl Prepared {
             Ok(()) => {
                 for statement in created.after {
                     if let Err(e) = created.maintenance.run(&statement, CREATE) {
-                        outcome.warnings.push(format!("the data is restored, but not all settings of database {database}: {}", e.chain()));
+                        outcome
+                            .warnings
+                            .push(format!("the data is restored, but not all settings of database {database}: {}", e.chain()));
                     }
                 }
                 Ok(())
@@ -179,6 +201,9 @@ mod tests {
             renamed(sql, "my shop", "new"),
             "ALTER DATABASE \"new\" SET search_path TO 'shop', 'ALTER DATABASE \"my shop\" ';\nREVOKE CONNECT ON DATABASE \"new\" FROM PUBLIC;"
         );
-        assert_eq!(renamed("COMMENT ON DATABASE shop IS 'the\nCREATE DATABASE shops';", "shop", "x"), "COMMENT ON DATABASE \"x\" IS 'the\nCREATE DATABASE shops';");
+        assert_eq!(
+            renamed("COMMENT ON DATABASE shop IS 'the\nCREATE DATABASE shops';", "shop", "x"),
+            "COMMENT ON DATABASE \"x\" IS 'the\nCREATE DATABASE shops';"
+        );
     }
 }

@@ -19,8 +19,26 @@ const RELATIONS: &[&str] = &["TABLE", "FOREIGN TABLE", "VIEW", "MATERIALIZED VIE
 
 /// Entries that belong to the table they depend on.
 const BELONGING: &[&str] = &[
-    "TABLE DATA", "MATERIALIZED VIEW DATA", "DEFAULT", "CONSTRAINT", "CHECK CONSTRAINT", "INDEX", "TRIGGER", "EVENT TRIGGER", "RULE", "POLICY",
-    "ROW SECURITY", "COMMENT", "ACL", "SECURITY LABEL", "STATISTICS", "STATISTICS DATA", "SEQUENCE", "SEQUENCE OWNED BY", "SEQUENCE SET", "INDEX ATTACH",
+    "TABLE DATA",
+    "MATERIALIZED VIEW DATA",
+    "DEFAULT",
+    "CONSTRAINT",
+    "CHECK CONSTRAINT",
+    "INDEX",
+    "TRIGGER",
+    "EVENT TRIGGER",
+    "RULE",
+    "POLICY",
+    "ROW SECURITY",
+    "COMMENT",
+    "ACL",
+    "SECURITY LABEL",
+    "STATISTICS",
+    "STATISTICS DATA",
+    "SEQUENCE",
+    "SEQUENCE OWNED BY",
+    "SEQUENCE SET",
+    "INDEX ATTACH",
     "TABLE ATTACH",
 ];
 
@@ -44,15 +62,26 @@ fn choose(entries: &[TocEntry], table: &Table, schema_exists: bool) -> Result<Ve
     let mut relations: HashSet<i64> =
         entries.iter().filter(relation).filter(|e| e.schema == table.schema && e.tag == table.name).map(|e| e.id).collect();
     if relations.is_empty() {
-        let near: Vec<String> = entries.iter().filter(relation).filter(|e| e.tag.eq_ignore_ascii_case(&table.name)).map(|e| format!("{}.{}", e.schema, e.tag)).collect();
-        let hint = if near.is_empty() { "List the dump with pg_restore --list.".to_owned() } else { format!("The dump has {}.", near.join(", ")) };
+        let near: Vec<String> = entries
+            .iter()
+            .filter(relation)
+            .filter(|e| e.tag.eq_ignore_ascii_case(&table.name))
+            .map(|e| format!("{}.{}", e.schema, e.tag))
+            .collect();
+        let hint = if near.is_empty() {
+            "List the dump with pg_restore --list.".to_owned()
+        } else {
+            format!("The dump has {}.", near.join(", "))
+        };
         return Err(Error::new(Kind::NotFound, format!("the dump has no table {table}")).hint(hint));
     }
     // Partitions of a chosen table, and theirs.
     loop {
         let before = relations.len();
         for attach in entries.iter().filter(|e| e.kind == "TABLE ATTACH") {
-            let child = |e: &&TocEntry| e.kind.ends_with("TABLE") && attach.depends_on.contains(&e.id) && e.tag == attach.tag && e.schema == attach.schema;
+            let child = |e: &&TocEntry| {
+                e.kind.ends_with("TABLE") && attach.depends_on.contains(&e.id) && e.tag == attach.tag && e.schema == attach.schema
+            };
             if let Some(child) = entries.iter().find(child)
                 && attach.depends_on.iter().any(|id| *id != child.id && relations.contains(id))
             {
@@ -63,7 +92,8 @@ fn choose(entries: &[TocEntry], table: &Table, schema_exists: bool) -> Result<Ve
             break;
         }
     }
-    let names: HashSet<(&str, &str)> = entries.iter().filter(|e| relations.contains(&e.id)).map(|e| (e.schema.as_str(), e.tag.as_str())).collect();
+    let names: HashSet<(&str, &str)> =
+        entries.iter().filter(|e| relations.contains(&e.id)).map(|e| (e.schema.as_str(), e.tag.as_str())).collect();
     // Direct belongings, then what belongs to those (a sequence's value, an index's comment).
     let mut chosen = relations.clone();
     for _ in 0..2 {
@@ -82,7 +112,9 @@ fn belongs(e: &TocEntry, chosen: &HashSet<i64>, relations: &HashSet<i64>, names:
     }
     match e.kind.as_str() {
         // Others' foreign keys depend on this table too; its own begin with its name.
-        "FK CONSTRAINT" => names.iter().any(|(schema, table)| *schema == e.schema && e.tag.strip_prefix(table).is_some_and(|r| r.starts_with(' '))),
+        "FK CONSTRAINT" => names
+            .iter()
+            .any(|(schema, table)| *schema == e.schema && e.tag.strip_prefix(table).is_some_and(|r| r.starts_with(' '))),
         // A partition attached to a table that is not restored stands alone.
         "TABLE ATTACH" => e.depends_on.iter().filter(|id| relations.contains(id)).count() > 1,
         kind => BELONGING.contains(&kind),
@@ -94,7 +126,14 @@ mod tests {
     use super::*;
 
     fn e(id: i64, kind: &str, schema: &str, tag: &str, depends_on: &[i64]) -> TocEntry {
-        TocEntry { id, kind: kind.to_owned(), schema: schema.to_owned(), tag: tag.to_owned(), depends_on: depends_on.to_vec(), ..TocEntry::default() }
+        TocEntry {
+            id,
+            kind: kind.to_owned(),
+            schema: schema.to_owned(),
+            tag: tag.to_owned(),
+            depends_on: depends_on.to_vec(),
+            ..TocEntry::default()
+        }
     }
 
     #[test]

@@ -36,8 +36,11 @@ pub(super) fn spool(dump: &mut Opened<'_>, dir: &Path, size: Option<u64>, cancel
         let free = fs.f_bavail.saturating_mul(fs.f_frsize);
         if free < needed {
             let mib = |n: u64| n >> 20;
-            return Err(Error::new(Kind::Failed, format!("{} has {} MiB free, the dump needs {} MiB", dir.display(), mib(free), mib(needed)))
-                .hint("Name another folder with --scratch, or restore with one job, which needs no file."));
+            return Err(Error::new(
+                Kind::Failed,
+                format!("{} has {} MiB free, the dump needs {} MiB", dir.display(), mib(free), mib(needed)),
+            )
+            .hint("Name another folder with --scratch, or restore with one job, which needs no file."));
         }
     }
     let mut file = unnamed(dir).context(doing)?;

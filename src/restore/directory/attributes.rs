@@ -38,7 +38,14 @@ pub(super) fn first_mode(job: &Job<'_>, meta: &Metadata) -> u32 {
 }
 
 /// Sets everything on an open file or directory.
-pub(super) fn apply(job: &Job<'_>, fd: BorrowedFd<'_>, meta: &Metadata, before: &Before, is_dir: bool, path: PathOf<'_>) -> Result<()> {
+pub(super) fn apply(
+    job: &Job<'_>,
+    fd: BorrowedFd<'_>,
+    meta: &Metadata,
+    before: &Before,
+    is_dir: bool,
+    path: PathOf<'_>,
+) -> Result<()> {
     let (uid, gid) = (Uid::from_raw(meta.uid), Gid::from_raw(meta.gid));
     let mut mode = meta.mode & 0o7777;
     let other_owner = match before {
@@ -57,7 +64,7 @@ pub(super) fn apply(job: &Job<'_>, fd: BorrowedFd<'_>, meta: &Metadata, before: 
             for name in [ACCESS_ACL, DEFAULT_ACL] {
                 if inherits_acl && !meta.xattrs.iter().any(|x| x.name == name) {
                     // Usually there is none.
-                    let _ = rustix::fs::fremovexattr(fd, name);
+                    rustix::fs::fremovexattr(fd, name).ok();
                 }
             }
             set_xattrs(job, path, &meta.xattrs, |n, v| rustix::fs::fsetxattr(fd, n, v, XattrFlags::empty()))?;
@@ -68,7 +75,9 @@ pub(super) fn apply(job: &Job<'_>, fd: BorrowedFd<'_>, meta: &Metadata, before: 
         }
     }
     let as_it_is = match before {
-        Before::Fresh { mode: made } => *made == mode && meta.xattrs.is_empty() && !inherits_acl && !(is_dir && job.who.gives_group.load(Relaxed)),
+        Before::Fresh { mode: made } => {
+            *made == mode && meta.xattrs.is_empty() && !inherits_acl && !(is_dir && job.who.gives_group.load(Relaxed))
+        }
         Before::Existing(stat) => stat.st_mode & 0o7777 == mode && !other_owner && meta.xattrs.is_empty(),
     };
     if !as_it_is {
@@ -78,21 +87,37 @@ pub(super) fn apply(job: &Job<'_>, fd: BorrowedFd<'_>, meta: &Metadata, before: 
 }
 
 /// Sets everything on a symbolic link, pipe or device that was just made.
-pub(super) fn apply_at(job: &Job<'_>, dir: BorrowedFd<'_>, name: &[u8], meta: &Metadata, is_link: bool, path: PathOf<'_>) -> Result<()> {
+pub(super) fn apply_at(
+    job: &Job<'_>,
+    dir: BorrowedFd<'_>,
+    name: &[u8],
+    meta: &Metadata,
+    is_link: bool,
+    path: PathOf<'_>,
+) -> Result<()> {
     let nofollow = AtFlags::SYMLINK_NOFOLLOW;
     if needs_owner(job, meta) {
         let set = |u, g| rustix::fs::chownat(dir, name, u, g, nofollow);
         owner(job, path, set, Uid::from_raw(meta.uid), Gid::from_raw(meta.gid))?;
     }
-    if !meta.xattrs.is_empty() {
+    let inherits_acl = !is_link && job.who.gives_acl.load(Relaxed);
+    if !meta.xattrs.is_empty() || inherits_acl {
         let mut at = format!("/proc/self/fd/{}/", dir.as_raw_fd()).into_bytes();
         at.extend_from_slice(name);
-        set_xattrs(job, path, &meta.xattrs, |n, v| rustix::fs::lsetxattr(at.as_slice(), n, v, XattrFlags::empty()))?;
+        if inherits_acl && !meta.xattrs.iter().any(|x| x.name == ACCESS_ACL) {
+            // Usually there is none.
+            rustix::fs::lremovexattr(at.as_slice(), ACCESS_ACL).ok();
+        }
+        set_xattrs(job, path, &meta.xattrs, |n, v| {
+            rustix::fs::lsetxattr(at.as_slice(), n, v, XattrFlags::empty())
+        })?;
     }
     if !is_link {
         // Opened as a mere place, so that neither a reader is waited for nor a device touched, then changed through it.
-        let changed = rustix::fs::openat(dir, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
-            .and_then(|fd| rustix::fs::chmod(format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd()), Mode::from_raw_mode(meta.mode & 0o7777)));
+        let changed =
+            rustix::fs::openat(dir, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()).and_then(|fd| {
+                rustix::fs::chmod(format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd()), Mode::from_raw_mode(meta.mode & 0o7777))
+            });
         allowed(job, &job.denied.modes, path, "set the mode of", changed)?;
     }
     allowed(job, &job.denied.times, path, "set the times of", rustix::fs::utimensat(dir, name, &times(meta), nofollow))
@@ -111,7 +136,7 @@ fn owner(
         // Not allowed; or a user that this user namespace does not have.
         Err(Errno::PERM | Errno::ACCESS | Errno::INVAL | Errno::OVERFLOW) => {
             // At least the group, if we are a member.
-            let _ = set(None, Some(gid));
+            set(None, Some(gid)).ok();
             add(&job.denied.owners, 1);
             Ok(false)
         }
@@ -119,7 +144,12 @@ fn owner(
     }
 }
 
-fn set_xattrs(job: &Job<'_>, path: PathOf<'_>, xattrs: &[Xattr], set: impl Fn(&[u8], &[u8]) -> rustix::io::Result<()>) -> Result<()> {
+fn set_xattrs(
+    job: &Job<'_>,
+    path: PathOf<'_>,
+    xattrs: &[Xattr],
+    set: impl Fn(&[u8], &[u8]) -> rustix::io::Result<()>,
+) -> Result<()> {
     for xattr in xattrs {
         match set(&xattr.name, &xattr.value) {
             Ok(()) => {}
@@ -153,7 +183,13 @@ fn remove_other_xattrs(job: &Job<'_>, fd: BorrowedFd<'_>, wanted: &[Xattr]) {
     }
 }
 
-fn allowed(job: &Job<'_>, denied: &std::sync::atomic::AtomicU64, path: PathOf<'_>, doing: &str, done: rustix::io::Result<()>) -> Result<()> {
+fn allowed(
+    job: &Job<'_>,
+    denied: &std::sync::atomic::AtomicU64,
+    path: PathOf<'_>,
+    doing: &str,
+    done: rustix::io::Result<()>,
+) -> Result<()> {
     match done {
         Ok(()) => Ok(()),
         Err(Errno::PERM | Errno::ACCESS) => {

@@ -61,7 +61,18 @@ impl Target {
     ) -> Self {
         let there = if exists { There::Something } else { There::Nothing };
         let remaining = AtomicU32::new(u32::try_from(content.len()).unwrap_or(u32::MAX));
-        Self { folder, name, meta, size, content, group, remaining, failed: AtomicBool::new(false), there: Mutex::new(there), slot: Slot::default() }
+        Self {
+            folder,
+            name,
+            meta,
+            size,
+            content,
+            group,
+            remaining,
+            failed: AtomicBool::new(false),
+            there: Mutex::new(there),
+            slot: Slot::default(),
+        }
     }
 
     pub(super) fn path(&self) -> std::path::PathBuf {
@@ -219,7 +230,7 @@ impl Target {
         if failed && matches!(*self.there.lock(), There::Fresh(_)) {
             // Half a file looks like a whole one.
             if let Ok(dir) = self.folder.fd(job) {
-                let _ = rustix::fs::unlinkat(dir, self.name.as_slice(), AtFlags::empty());
+                rustix::fs::unlinkat(dir, self.name.as_slice(), AtFlags::empty()).ok();
             }
         }
         if !failed {

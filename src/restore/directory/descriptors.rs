@@ -7,13 +7,14 @@ use std::sync::{Arc, Weak};
 use parking_lot::Mutex;
 
 /// A place that may hold an open descriptor; closed when it is taken out and its last user is done.
-pub(super) type Slot = Arc<Mutex<Option<Arc<OwnedFd>>>>;
+pub(super) type Slot = Arc<Held>;
+type Held = Mutex<Option<Arc<OwnedFd>>>;
 
 /// Closes the oldest descriptors beyond a number. Whoever finds its slot empty opens again.
 #[derive(Debug)]
 pub(super) struct Descriptors {
     most: usize,
-    open: Mutex<VecDeque<Weak<Mutex<Option<Arc<OwnedFd>>>>>>,
+    open: Mutex<VecDeque<Weak<Held>>>,
 }
 
 impl Descriptors {

@@ -244,7 +244,7 @@ pub(super) fn note_habits(job: &Job<'_>, fd: std::os::fd::BorrowedFd<'_>) -> rus
     if stat.st_mode & 0o2000 != 0 {
         job.who.gives_group.store(true, Ordering::Relaxed);
     }
-    if rustix::fs::fgetxattr(fd, "system.posix_acl_default", &mut [0u8; 0]).is_ok_and(|n| n > 0) {
+    if rustix::fs::fgetxattr_query(fd, "system.posix_acl_default").is_ok_and(|n| n > 0) {
         job.who.gives_acl.store(true, Ordering::Relaxed);
     }
     if job.who.uid != 0 && stat.st_uid == job.who.uid && stat.st_mode & 0o700 != 0o700 {

@@ -47,7 +47,13 @@ pub(super) struct Who {
 }
 
 impl<'a> Job<'a> {
-    pub(super) fn new(blobs: &'a dyn Blobs, options: &'a Options, filter: Filter, progress: &'a Progress, cancel: &Cancel) -> Self {
+    pub(super) fn new(
+        blobs: &'a dyn Blobs,
+        options: &'a Options,
+        filter: Filter,
+        progress: &'a Progress,
+        cancel: &Cancel,
+    ) -> Self {
         let share = usize::try_from(crate::runtime::raise_open_files() / 4).unwrap_or(usize::MAX).clamp(16, 4096);
         Self {
             blobs,
@@ -113,12 +119,19 @@ impl<'a> Job<'a> {
     }
 
     pub(super) fn into_report(self) -> Report {
-        Report { problems: self.problems.into_inner(), problem_count: self.problem_count.load(Relaxed), denied: self.denied.sum() }
+        Report {
+            problems: self.problems.into_inner(),
+            problem_count: self.problem_count.load(Relaxed),
+            denied: self.denied.sum(),
+        }
     }
 }
 
 fn printable(path: &Path) -> String {
-    path.to_string_lossy().chars().flat_map(|c| if c.is_control() { c.escape_default().collect::<Vec<_>>() } else { vec![c] }).collect()
+    path.to_string_lossy()
+        .chars()
+        .flat_map(|c| if c.is_control() { c.escape_default().collect::<Vec<_>>() } else { vec![c] })
+        .collect()
 }
 
 /// Asking the kernel for the mask means setting it, for the whole process; its status file tells without.

@@ -122,7 +122,9 @@ fn link(job: &Job<'_>, group: &Group, from: Place<'_>, to: Place<'_>) -> Result<
             Ok(())
         }
         // A file system that has none, or not that many: a file of its own, which is what the reader of it sees anyway.
-        Err(Errno::MLINK | Errno::PERM | Errno::NOTSUP | Errno::XDEV) => copy(job, group, from, to).or_else(|e| job.failed(&path(), "copy", e)),
+        Err(Errno::MLINK | Errno::PERM | Errno::NOTSUP | Errno::XDEV) => {
+            copy(job, group, from, to).or_else(|e| job.failed(&path(), "copy", e))
+        }
         Err(e) => job.failed(&path(), "link", e),
     }
 }
@@ -141,7 +143,8 @@ fn copy(job: &Job<'_>, group: &Group, from: Place<'_>, to: Place<'_>) -> rustix:
     }
     Job::count(&job.progress.files, 1);
     // Failures of metadata are told on their own.
-    attributes::apply(job, made.as_fd(), &group.meta, &Before::Fresh { mode: 0o600 }, false, &|| to.0.path_of(to.1)).map_err(|_| Errno::IO)
+    attributes::apply(job, made.as_fd(), &group.meta, &Before::Fresh { mode: 0o600 }, false, &|| to.0.path_of(to.1))
+        .map_err(|_| Errno::IO)
 }
 
 fn errno(e: std::io::Error) -> Errno {

@@ -138,7 +138,14 @@ pub struct Report {
 /// # Errors
 /// A bad glob, a target that cannot be used, a full disk, cancellation, or a store that does not answer. What was
 /// restored by then stays; the same call again goes on from there.
-pub fn restore(blobs: &dyn Blobs, root: &Root, to: &Path, options: &Options, progress: &Progress, cancel: &Cancel) -> Result<Report> {
+pub fn restore(
+    blobs: &dyn Blobs,
+    root: &Root,
+    to: &Path,
+    options: &Options,
+    progress: &Progress,
+    cancel: &Cancel,
+) -> Result<Report> {
     if to.as_os_str().is_empty() {
         return Err(Error::new(Kind::Usage, "the directory to restore into has no name"));
     }
@@ -182,6 +189,4 @@ impl Filter {
             Some(_) => Choice::No,
         }
     }
-
 }
-

@@ -102,7 +102,10 @@ impl Planner<'_, '_> {
         for node in nodes {
             let name = node.name.as_slice();
             if !is_plain(name) {
-                job.problem(&folder.path(), format_args!("has an entry with the impossible name `{}`; it was not restored", name.escape_ascii()));
+                job.problem(
+                    &folder.path(),
+                    format_args!("has an entry with the impossible name `{}`; it was not restored", name.escape_ascii()),
+                );
                 continue;
             }
             let mut path = above.clone();
@@ -141,7 +144,14 @@ impl Planner<'_, '_> {
         Ok(remove::entries(fd.as_fd())?.into_iter().collect())
     }
 
-    fn entry(&mut self, folder: &Arc<Folder>, node: Node, there: Option<FileType>, choice: Choice, below: &mut Vec<(Arc<Folder>, Id)>) -> Result<()> {
+    fn entry(
+        &mut self,
+        folder: &Arc<Folder>,
+        node: Node,
+        there: Option<FileType>,
+        choice: Choice,
+        below: &mut Vec<(Arc<Folder>, Id)>,
+    ) -> Result<()> {
         let job = self.job;
         if let Some(error) = &node.error {
             job.problem(&folder.path_of(&node.name), format_args!("could not be read when it was backed up: {error}"));
@@ -190,7 +200,10 @@ impl Planner<'_, '_> {
         match rustix::fs::unlinkat(&dir, name, AtFlags::REMOVEDIR) {
             Ok(()) => Ok(true),
             Err(Errno::NOTEMPTY | Errno::EXIST) => {
-                job.problem(&folder.path_of(name), "is a directory with entries in the target and something else in the snapshot; --delete would replace it");
+                job.problem(
+                    &folder.path_of(name),
+                    "is a directory with entries in the target and something else in the snapshot; --delete would replace it",
+                );
                 Ok(false)
             }
             Err(e) => job.failed(&folder.path_of(name), "replace", e).map(|()| false),

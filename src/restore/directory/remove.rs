@@ -69,7 +69,10 @@ fn below(job: &Job<'_>, dir: BorrowedFd<'_>, name: &[u8], relative: &[u8], path:
         Err(e) => return job.failed(&path, "remove", e),
     };
     if above != here || depth >= DEPTH {
-        job.problem(&path, if above == here { "is nested too deep to be removed" } else { "is a mount point and was left alone" });
+        job.problem(
+            &path,
+            if above == here { "is nested too deep to be removed" } else { "is a mount point and was left alone" },
+        );
         return Ok(());
     }
     let found = match entries(fd.as_fd()) {

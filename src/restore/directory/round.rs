@@ -7,10 +7,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
+use super::Want;
 use super::compare::{self, Chunk};
 use super::content::Target;
 use super::job::Job;
-use super::Want;
 use crate::error::{Error, Kind, Result};
 
 /// Files of a round at most.
@@ -136,7 +136,8 @@ impl Slice {
             };
             let size = u64::try_from(stat.st_size).unwrap_or(0);
             #[allow(clippy::unnecessary_cast, reason = "the fields' widths differ between processors")]
-            let same_time = stat.st_mtime as i64 == target.meta.mtime.secs && stat.st_mtime_nsec as u32 == target.meta.mtime.nanos;
+            let same_time =
+                stat.st_mtime as i64 == target.meta.mtime.secs && stat.st_mtime_nsec as u32 == target.meta.mtime.nanos;
             if job.options.trust_times && size == target.size && same_time {
                 reused = chunks.iter().map(|c| u64::from(c.length)).sum();
                 return Ok(());

@@ -44,4 +44,3 @@ pub(super) fn make(job: &Job<'_>, folder: &Arc<Folder>, node: &Node) -> Result<(
     Job::count(&job.progress.others, 1);
     Ok(())
 }
-

@@ -90,7 +90,8 @@ pub(super) fn start(program: Program, path: PathBuf, cancel: &Cancel) -> Result<
     command.stderr(Stdio::from(theirs));
 
     let (tell, told) = mpsc::sync_channel(1);
-    let watch = Watch { name: name.clone(), errors: Some(errors), line: Vec::new(), shared: Arc::clone(&shared), cancel: cancel.clone() };
+    let watch =
+        Watch { name: name.clone(), errors: Some(errors), line: Vec::new(), shared: Arc::clone(&shared), cancel: cancel.clone() };
     let (timeout, grace) = (program.timeout, program.grace);
     let supervisor = std::thread::Builder::new()
         .name(format!("child {name}"))

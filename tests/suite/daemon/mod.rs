@@ -187,6 +187,9 @@ async fn retention_follows_complete_backups_only() {
     ] {
         assert!(text.contains(want), "{want}\n{text}");
     }
+    let put = text.lines().find_map(|l| l.strip_prefix(r#"strongroom_job_store_requests_total{tenant="acme",job="files",request="put"} "#)).unwrap();
+    // Each run: lock, lease twice, data, tree, index, snapshot, and a lock for retention.
+    assert!((28..=60).contains(&put.parse::<u32>().unwrap()), "{put} puts in 4 runs");
     // Nothing is removed on account of a failed run.
     std::fs::remove_dir_all(world.path().join("data")).unwrap();
     run(&ctx, "files", &options(&ctx)).await.unwrap_err();

@@ -32,9 +32,17 @@ fn openssl(dir: &Path, args: &str) {
 /// An authority, a server certificate for `localhost`, and another authority.
 fn certificates(dir: &Path) {
     for ca in ["ca", "other"] {
-        openssl(dir, &format!("req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 30 -keyout {ca}.key -out {ca}.crt -subj /CN={ca}"));
+        openssl(
+            dir,
+            &format!(
+                "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 30 -keyout {ca}.key -out {ca}.crt -subj /CN={ca}"
+            ),
+        );
     }
-    openssl(dir, "req -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -keyout server.key -out server.csr -subj /CN=localhost");
+    openssl(
+        dir,
+        "req -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -keyout server.key -out server.csr -subj /CN=localhost",
+    );
     std::fs::write(dir.join("san"), "subjectAltName=DNS:localhost\n").unwrap();
     openssl(dir, "x509 -req -in server.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 30 -extfile san -out server.crt");
 }
@@ -67,7 +75,11 @@ fn passwords_and_tls_modes_work_as_libpq_defines_them() {
     ] {
         let error = both(&server, &url(host, &rest)).unwrap_err();
         assert_eq!(error.kind(), Kind::Denied, "{rest}");
-        assert!(error.report().contains("certificate") && error.report().contains("hint: Check sslmode and sslrootcert"), "{}", error.report());
+        assert!(
+            error.report().contains("certificate") && error.report().contains("hint: Check sslmode and sslrootcert"),
+            "{}",
+            error.report()
+        );
     }
     assert_eq!(both(&server, &url("localhost", "?sslmode=verify-full")).unwrap_err().kind(), Kind::Config);
     // The server insists on encryption for TCP.
@@ -75,7 +87,12 @@ fn passwords_and_tls_modes_work_as_libpq_defines_them() {
     assert!(error.kind() == Kind::Denied && error.report().contains("no encryption"), "{}", error.report());
 
     let wrong = both(&server, &format!("postgresql://pw:hunter2@localhost:{port}/postgres")).unwrap_err().report();
-    assert!(wrong.contains("password authentication failed") && wrong.contains("hint: Check user and password") && !wrong.contains("hunter2"), "{wrong}");
+    assert!(
+        wrong.contains("password authentication failed")
+            && wrong.contains("hint: Check user and password")
+            && !wrong.contains("hunter2"),
+        "{wrong}"
+    );
 
     // A password file, which only its owner may read.
     let passfile = dir.path().join("pass");
@@ -87,9 +104,19 @@ fn passwords_and_tls_modes_work_as_libpq_defines_them() {
     both(&server, &by_file).unwrap();
 
     // The first host does not answer.
-    both(&server, &format!("postgresql://pw@127.0.0.1:1,localhost:{port}/postgres?passfile={}&connect_timeout=5", passfile.display())).unwrap();
+    both(
+        &server,
+        &format!("postgresql://pw@127.0.0.1:1,localhost:{port}/postgres?passfile={}&connect_timeout=5", passfile.display()),
+    )
+    .unwrap();
     let error = both(&server, "postgresql://pw@127.0.0.1:1/postgres").unwrap_err();
-    assert!(error.kind() == Kind::Unavailable && error.report().contains("connect to PostgreSQL at 127.0.0.1:1: ") && error.report().contains("Connection refused"), "{}", error.report());
+    assert!(
+        error.kind() == Kind::Unavailable
+            && error.report().contains("connect to PostgreSQL at 127.0.0.1:1: ")
+            && error.report().contains("Connection refused"),
+        "{}",
+        error.report()
+    );
 }
 
 #[test]
@@ -97,8 +124,19 @@ fn roles_of_servers_and_odd_names_are_respected() {
     let server = shared(15);
     server.sql("postgres", "DROP ROLE IF EXISTS \"odd 'user\\\"; CREATE ROLE \"odd 'user\\\" LOGIN SUPERUSER");
     both(server, &server.conninfo("odd 'user\\", "postgres")).unwrap();
-    both(server, &format!("{} target_session_attrs=read-write keepalives_idle=30 application_name='a b'", server.conninfo("postgres", "postgres"))).unwrap();
+    both(
+        server,
+        &format!(
+            "{} target_session_attrs=read-write keepalives_idle=30 application_name='a b'",
+            server.conninfo("postgres", "postgres")
+        ),
+    )
+    .unwrap();
     both(server, &format!("{} target_session_attrs=prefer-standby", server.conninfo("postgres", "postgres"))).unwrap();
     let error = both(server, &format!("{} target_session_attrs=standby", server.conninfo("postgres", "postgres"))).unwrap_err();
-    assert!(error.report().contains("the server is not standby") && error.report().contains("hint: Name all hosts"), "{}", error.report());
+    assert!(
+        error.report().contains("the server is not standby") && error.report().contains("hint: Name all hosts"),
+        "{}",
+        error.report()
+    );
 }

@@ -38,7 +38,15 @@ async fn databases_go_into_a_repository_and_back() {
     source.databases = Databases::Patterns(vec!["repo_*".to_owned()]);
     let run = |source| {
         let repository = repository.clone();
-        async move { backup::run(&repository, crate::backup::request(SourceSettings::PgDump(source)), Arc::new(SystemClock), &Cancel::new()).await }
+        async move {
+            backup::run(
+                &repository,
+                crate::backup::request(SourceSettings::PgDump(source)),
+                Arc::new(SystemClock),
+                &Cancel::new(),
+            )
+            .await
+        }
     };
     assert!(run(source.clone()).await.unwrap().complete);
     // A day later a few rows are new: most is there already.
@@ -63,7 +71,10 @@ async fn databases_go_into_a_repository_and_back() {
     assert_eq!(outcome.databases.iter().map(|d| d.database.as_str()).collect::<Vec<_>>(), ["repo_shop", "repo_ü/b"]);
     assert_eq!(fingerprint(to, "repo_shop"), fingerprint(from, "repo_shop"));
     assert_eq!(to.sql("repo_ü/b", "SELECT x FROM t"), "1");
-    assert!(outcome.globals.is_some() && outcome.bytes == all.progress.load(std::sync::atomic::Ordering::Relaxed) - globals_length(&found).await);
+    assert!(
+        outcome.globals.is_some()
+            && outcome.bytes == all.progress.load(std::sync::atomic::Ordering::Relaxed) - globals_length(&found).await
+    );
 
     // One of them, elsewhere.
     to.create_database("repo_other");
@@ -81,13 +92,21 @@ async fn databases_go_into_a_repository_and_back() {
     let outcome = restore(Request::new(Target::Directory(dir.path().to_owned()))).await.unwrap();
     let relative: Vec<PathBuf> = outcome.files.iter().map(|f| f.strip_prefix(dir.path()).unwrap().to_owned()).collect();
     assert_eq!(relative, ["globals.sql", "databases/repo_shop.dump", "databases/repo_ü%2Fb.dump"].map(PathBuf::from));
-    let listed = std::process::Command::new(bin(16).join("pg_restore")).arg("--list").arg(dir.path().join("databases/repo_shop.dump")).output().unwrap();
+    let listed = std::process::Command::new(bin(16).join("pg_restore"))
+        .arg("--list")
+        .arg(dir.path().join("databases/repo_shop.dump"))
+        .output()
+        .unwrap();
     assert!(listed.status.success() && String::from_utf8_lossy(&listed.stdout).contains("TABLE DATA public orders"));
 
     let verdict = judges::judge(store.path(), crate::backup::PASSWORD);
     for restored in [verdict.restic(1), verdict.rustic(1)] {
         for file in &relative {
-            assert!(std::fs::read(restored.join(file)).unwrap() == std::fs::read(dir.path().join(file)).unwrap(), "{}", file.display());
+            assert!(
+                std::fs::read(restored.join(file)).unwrap() == std::fs::read(dir.path().join(file)).unwrap(),
+                "{}",
+                file.display()
+            );
         }
     }
 }

@@ -82,7 +82,11 @@ fn every_major_restores_what_it_dumped() {
         server.sql("shop_other", "DELETE FROM orders WHERE id > 10");
         let changed = fingerprint(server, "shop_other");
         let report = run(&archive, &target(server, "shop_other", major)).unwrap_err().report();
-        assert!(report.starts_with("restore into database shop_other (nothing was changed in it): pg_restore failed") && report.contains("hint: Restore with --clean"), "{report}");
+        assert!(
+            report.starts_with("restore into database shop_other (nothing was changed in it): pg_restore failed")
+                && report.contains("hint: Restore with --clean"),
+            "{report}"
+        );
         assert_eq!(fingerprint(server, "shop_other"), changed);
 
         // Cleanly over it.
@@ -158,7 +162,11 @@ fn create_brings_settings_and_rights_back_or_leaves_nothing() {
     drop_database(server, "made");
     server.sql("postgres", "DROP ROLE made_owner");
     let report = run(&archive, &s).unwrap_err().report();
-    assert!(report.starts_with("restore into the new database made (it was removed again): ") && report.contains("hint: Create the roles first"), "{report}");
+    assert!(
+        report.starts_with("restore into the new database made (it was removed again): ")
+            && report.contains("hint: Create the roles first"),
+        "{report}"
+    );
     assert_eq!(facts("made"), "");
     s.no_owner = true;
     s.no_privileges = true;
@@ -171,9 +179,15 @@ fn one_table_comes_back_with_its_indexes_and_rights() {
     for major in [14, 18] {
         let server = shared(major);
         let archive = archive(server, "shop_tables");
-        let rows = |database: &str, table: &str| server.sql(database, &format!("SELECT count(*), md5(string_agg(t::text, '' ORDER BY t::text)) FROM {table} t"));
+        let rows = |database: &str, table: &str| {
+            server.sql(database, &format!("SELECT count(*), md5(string_agg(t::text, '' ORDER BY t::text)) FROM {table} t"))
+        };
         server.create_database("one_table");
-        for (text, table) in [("public.customers", "customers"), ("\"Sales \"\"x\"\"\".\"Weird Table\"", "\"Sales \"\"x\"\"\".\"Weird Table\""), ("events", "events")] {
+        for (text, table) in [
+            ("public.customers", "customers"),
+            ("\"Sales \"\"x\"\"\".\"Weird Table\"", "\"Sales \"\"x\"\"\".\"Weird Table\""),
+            ("events", "events"),
+        ] {
             let mut s = target(server, "one_table", major);
             s.table = Some(text.parse().unwrap());
             run(&archive, &s).unwrap();
@@ -191,7 +205,10 @@ fn one_table_comes_back_with_its_indexes_and_rights() {
         run(&archive, &s).unwrap();
         assert_eq!(rows("one_table", "orders"), rows("shop_tables", "orders"));
         assert_eq!(server.sql("one_table", "SELECT count(*) FROM pg_indexes WHERE tablename = 'orders'"), "2");
-        assert_eq!(server.sql("one_table", "SELECT conname FROM pg_constraint WHERE conrelid = 'orders'::regclass AND contype = 'f'"), "orders_customer_fkey");
+        assert_eq!(
+            server.sql("one_table", "SELECT conname FROM pg_constraint WHERE conrelid = 'orders'::regclass AND contype = 'f'"),
+            "orders_customer_fkey"
+        );
 
         // Over what is there.
         server.sql("one_table", "DELETE FROM orders");
@@ -251,7 +268,10 @@ fn a_stream_that_breaks_changes_nothing() {
             assert_eq!(error.kind(), Kind::Corrupt);
             assert!(error.report().contains("blob 12ab is damaged"), "{}", error.report());
             if mode == Mode::Existing {
-                assert_eq!(server.sql("broken", "SELECT count(*) FROM pg_class WHERE relnamespace = 'public'::regnamespace"), "0");
+                assert_eq!(
+                    server.sql("broken", "SELECT count(*) FROM pg_class WHERE relnamespace = 'public'::regnamespace"),
+                    "0"
+                );
             } else {
                 assert_eq!(server.sql("postgres", "SELECT count(*) FROM pg_database WHERE datname = 'broken'"), "0");
             }
@@ -266,7 +286,11 @@ fn a_stream_that_breaks_changes_nothing() {
     assert_eq!(server.sql("broken", "SELECT count(*) FROM pg_class WHERE relnamespace = 'public'::regnamespace"), "0");
 
     let report = run(&archive, &target(server, "no_such_db", 17)).unwrap_err().report();
-    assert!(report.contains("database \"no_such_db\" does not exist") && report.contains("hint: Create the database no_such_db first, or restore with --create."), "{report}");
+    assert!(
+        report.contains("database \"no_such_db\" does not exist")
+            && report.contains("hint: Create the database no_such_db first, or restore with --create."),
+        "{report}"
+    );
 }
 
 #[test]

@@ -2,6 +2,8 @@
 
 mod check;
 mod foreign;
+mod golden;
+mod init;
 mod locks;
 mod prune;
 
@@ -9,13 +11,16 @@ use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 
+use bytes::Bytes;
+use futures::stream::BoxStream;
 use strongroom::model::{Id, Metadata, Node, NodeKind, Time};
 use strongroom::repository::{
     BlobType, CheckOptions, CheckReport, Chunking, LockHolder, LockMode, ReadData, RepoEnv, Repository, SnapshotFile, Writer, WriterOptions,
 };
 use strongroom::runtime::{Cancel, SecretText, SystemClock};
-use strongroom::store::{LocalStore, Store};
+use strongroom::store::{Error, ErrorKind, Key, LocalStore, ObjectMeta, Payload, PutMode, Store, Version};
 use tempfile::TempDir;
 
 const PASSWORD: &str = "repository tests";
@@ -188,4 +193,52 @@ fn raw_blob(writer: &Writer, kind: BlobType, bytes: Vec<u8>) -> Id {
 
 fn in_files(files: &Files) -> Files {
     files.iter().map(|(name, data)| (format!("/files/{name}"), data.clone())).collect()
+}
+
+/// Fails every change after the first `left` ones, as a killed process would, or one that may not.
+#[derive(Debug)]
+struct Dying {
+    inner: Arc<dyn Store>,
+    left: AtomicI64,
+    kind: ErrorKind,
+}
+
+impl Dying {
+    fn change(&self) -> strongroom::store::Result<()> {
+        if self.left.fetch_sub(1, Ordering::SeqCst) > 0 { Ok(()) } else { Err(Error::new(self.kind, "no more changes")) }
+    }
+}
+
+#[async_trait::async_trait]
+impl Store for Dying {
+    fn location(&self) -> String {
+        self.inner.location()
+    }
+    async fn put(&self, key: &Key, payload: Payload, mode: PutMode) -> strongroom::store::Result<Version> {
+        self.change()?;
+        self.inner.put(key, payload, mode).await
+    }
+    async fn get(&self, key: &Key, range: Option<std::ops::Range<u64>>) -> strongroom::store::Result<Bytes> {
+        self.inner.get(key, range).await
+    }
+    async fn get_versioned(&self, key: &Key) -> strongroom::store::Result<(Bytes, Version)> {
+        self.inner.get_versioned(key).await
+    }
+    async fn head(&self, key: &Key) -> strongroom::store::Result<ObjectMeta> {
+        self.inner.head(key).await
+    }
+    async fn delete(&self, key: &Key) -> strongroom::store::Result<()> {
+        self.change()?;
+        self.inner.delete(key).await
+    }
+    fn list<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, strongroom::store::Result<ObjectMeta>> {
+        self.inner.list(prefix)
+    }
+    async fn now(&self) -> strongroom::store::Result<Time> {
+        self.inner.now().await
+    }
+}
+
+fn failing(dir: &Path, left: i64, kind: ErrorKind) -> Arc<dyn Store> {
+    Arc::new(Dying { inner: local(dir), left: AtomicI64::new(left), kind })
 }

@@ -1,11 +1,8 @@
-use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
-use futures::stream::BoxStream;
 use strongroom::error::{Kind, Result};
 use strongroom::repository::{MaxUnused, PruneOptions, PruneStats, plan_prune};
-use strongroom::store::{Error, ErrorKind, Key, ObjectMeta, Payload, PutMode, Version};
+use strongroom::store::ErrorKind;
 
 use super::*;
 use crate::support::judges;
@@ -205,49 +202,6 @@ async fn damage_met_while_copying_ends_the_prune_before_anything_is_deleted() {
     assert!(before.iter().all(|p| p.exists()));
 }
 
-/// Fails every change after the first `left` ones, as a killed process would.
-#[derive(Debug)]
-struct Dying {
-    inner: Arc<dyn Store>,
-    left: AtomicI64,
-}
-
-impl Dying {
-    fn change(&self) -> strongroom::store::Result<()> {
-        if self.left.fetch_sub(1, Ordering::SeqCst) > 0 { Ok(()) } else { Err(Error::new(ErrorKind::Other, "killed")) }
-    }
-}
-
-#[async_trait::async_trait]
-impl Store for Dying {
-    fn location(&self) -> String {
-        self.inner.location()
-    }
-    async fn put(&self, key: &Key, payload: Payload, mode: PutMode) -> strongroom::store::Result<Version> {
-        self.change()?;
-        self.inner.put(key, payload, mode).await
-    }
-    async fn get(&self, key: &Key, range: Option<std::ops::Range<u64>>) -> strongroom::store::Result<Bytes> {
-        self.inner.get(key, range).await
-    }
-    async fn get_versioned(&self, key: &Key) -> strongroom::store::Result<(Bytes, Version)> {
-        self.inner.get_versioned(key).await
-    }
-    async fn head(&self, key: &Key) -> strongroom::store::Result<ObjectMeta> {
-        self.inner.head(key).await
-    }
-    async fn delete(&self, key: &Key) -> strongroom::store::Result<()> {
-        self.change()?;
-        self.inner.delete(key).await
-    }
-    fn list<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, strongroom::store::Result<ObjectMeta>> {
-        self.inner.list(prefix)
-    }
-    async fn now(&self) -> strongroom::store::Result<Time> {
-        self.inner.now().await
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_at_any_change_it_has_lost_nothing_and_can_go_on() {
     let fixture = Fixture::new().await;
@@ -262,8 +216,7 @@ async fn killed_at_any_change_it_has_lost_nothing_and_can_go_on() {
         let copy = tempfile::tempdir().unwrap();
         let target = copy.path().join("repo");
         assert!(std::process::Command::new("cp").arg("-r").arg(fixture.path()).arg(&target).status().unwrap().success());
-        let dying = Arc::new(Dying { inner: local(&target), left: AtomicI64::new(left) });
-        let repo = Repository::open(dying, &SecretText::new(PASSWORD.into()), &env()).await.unwrap();
+        let repo = Repository::open(failing(&target, left, ErrorKind::Other), &SecretText::new(PASSWORD.into()), &env()).await.unwrap();
         finished = prune(&repo, strict()).await.is_ok();
         tried += 1;
 

@@ -41,7 +41,16 @@ impl Default for Compare {
 impl Compare {
     /// Names, kinds, contents and link targets only.
     pub fn contents() -> Self {
-        Self { owners: false, modes: false, times: false, dir_times: false, xattrs: false, hardlinks: false, holes: false, top: false }
+        Self {
+            owners: false,
+            modes: false,
+            times: false,
+            dir_times: false,
+            xattrs: false,
+            hardlinks: false,
+            holes: false,
+            top: false,
+        }
     }
 }
 
@@ -60,7 +69,14 @@ pub fn differences(a: &Path, b: &Path, what: Compare) -> Vec<String> {
             && out.len() < 100
         {
             let top = path.as_os_str().is_empty();
-            entry(&a.join(path), a_meta, &b.join(path), b_meta, if top && !what.top { Compare::contents() } else { what }, &mut out);
+            entry(
+                &a.join(path),
+                a_meta,
+                &b.join(path),
+                b_meta,
+                if top && !what.top { Compare::contents() } else { what },
+                &mut out,
+            );
         }
     }
     if what.hardlinks {
@@ -173,15 +189,58 @@ fn groups(list: &BTreeMap<PathBuf, std::fs::Metadata>) -> Vec<Vec<&PathBuf>> {
 /// Names that break careless programs. All are legal and at most 255 bytes.
 pub fn hostile_names() -> Vec<Vec<u8>> {
     let mut names: Vec<Vec<u8>> = [
-        "plain", " ", " leading", "trailing ", "a\"b", "a'b", "back\\slash", "\\", "\"", "new\nline", "tab\tcr\r", "bell\u{7}\u{8}\u{c}\u{b}", "\u{7f}",
-        "nbsp\u{a0}x", "soft\u{ad}hyphen", "zero\u{200b}width", "ideo\u{3000}", "bom\u{feff}", "line\u{2028}sep\u{2029}", "private\u{e000}",
-        "emoji\u{1f980}\u{1f468}\u{200d}\u{1f469}", "combining e\u{301}", "nfc \u{e9}", "\u{10ffff}", "<&>", "%s%n", "$(id)", "`id`", "-rf", "--", "~", "*", "?[a]{b}",
-        "...", "..x", ".hidden", "CON", "a:b", "semi;colon", "\u{1}", "\u{fffd}",
+        "plain",
+        " ",
+        " leading",
+        "trailing ",
+        "a\"b",
+        "a'b",
+        "back\\slash",
+        "\\",
+        "\"",
+        "new\nline",
+        "tab\tcr\r",
+        "bell\u{7}\u{8}\u{c}\u{b}",
+        "\u{7f}",
+        "nbsp\u{a0}x",
+        "soft\u{ad}hyphen",
+        "zero\u{200b}width",
+        "ideo\u{3000}",
+        "bom\u{feff}",
+        "line\u{2028}sep\u{2029}",
+        "private\u{e000}",
+        "emoji\u{1f980}\u{1f468}\u{200d}\u{1f469}",
+        "combining e\u{301}",
+        "nfc \u{e9}",
+        "\u{10ffff}",
+        "<&>",
+        "%s%n",
+        "$(id)",
+        "`id`",
+        "-rf",
+        "--",
+        "~",
+        "*",
+        "?[a]{b}",
+        "...",
+        "..x",
+        ".hidden",
+        "CON",
+        "a:b",
+        "semi;colon",
+        "\u{1}",
+        "\u{fffd}",
     ]
     .iter()
     .map(|s| s.as_bytes().to_vec())
     .collect();
-    names.extend([b"\xff".to_vec(), b"bad\xfe\xffutf8".to_vec(), b"half\xc3".to_vec(), b"over\xc0\xaflong".to_vec(), b"surrogate\xed\xa0\x80".to_vec()]);
+    names.extend([
+        b"\xff".to_vec(),
+        b"bad\xfe\xffutf8".to_vec(),
+        b"half\xc3".to_vec(),
+        b"over\xc0\xaflong".to_vec(),
+        b"surrogate\xed\xa0\x80".to_vec(),
+    ]);
     names.push(vec![b'x'; 255]);
     names.push("\u{1f600}".repeat(63).into_bytes());
     names.push(vec![0xff; 255]);
@@ -308,8 +367,22 @@ pub fn hostile_tree(top: &Path) {
     std::fs::create_dir_all(kinds.join("empty-dir")).unwrap();
     rustix::fs::mknodat(CWD, kinds.join("fifo"), FileType::Fifo, Mode::from_raw_mode(0o640), 0).unwrap();
     if root {
-        rustix::fs::mknodat(CWD, kinds.join("null"), FileType::CharacterDevice, Mode::from_raw_mode(0o666), rustix::fs::makedev(1, 3)).unwrap();
-        rustix::fs::mknodat(CWD, kinds.join("loop"), FileType::BlockDevice, Mode::from_raw_mode(0o660), rustix::fs::makedev(7, 200)).unwrap();
+        rustix::fs::mknodat(
+            CWD,
+            kinds.join("null"),
+            FileType::CharacterDevice,
+            Mode::from_raw_mode(0o666),
+            rustix::fs::makedev(1, 3),
+        )
+        .unwrap();
+        rustix::fs::mknodat(
+            CWD,
+            kinds.join("loop"),
+            FileType::BlockDevice,
+            Mode::from_raw_mode(0o660),
+            rustix::fs::makedev(7, 200),
+        )
+        .unwrap();
     }
 
     let attributes = top.join("attributes");
@@ -321,11 +394,11 @@ pub fn hostile_tree(top: &Path) {
     xattr(&file, "user.large", &noise(1500, 9)).unwrap();
     xattr(&attributes, "user.dir", b"on a directory").unwrap();
     // Not on every file system.
-    let _ = xattr(&file, "system.posix_acl_access", &acl());
+    xattr(&file, "system.posix_acl_access", &acl()).ok();
     let with_default = attributes.join("default-acl");
     std::fs::create_dir(&with_default).unwrap();
     write(&with_default.join("plain"), b"made before the ACL");
-    let _ = xattr(&with_default, "system.posix_acl_default", &acl());
+    xattr(&with_default, "system.posix_acl_default", &acl()).ok();
     if root {
         let capable = attributes.join("capable");
         write(&capable, b"#!");
@@ -333,7 +406,7 @@ pub fn hostile_tree(top: &Path) {
         mode(&capable, 0o4755);
         xattr(&capable, "security.capability", &capability()).unwrap();
         symlink("x", attributes.join("link")).unwrap();
-        let _ = xattr(&attributes.join("link"), "trusted.on-a-link", b"yes");
+        xattr(&attributes.join("link"), "trusted.on-a-link", b"yes").ok();
 
         let owners = top.join("owners");
         std::fs::create_dir(&owners).unwrap();
@@ -365,9 +438,14 @@ pub fn hostile_tree(top: &Path) {
     // Times last: everything above changes them.
     let times = top.join("times");
     std::fs::create_dir(&times).unwrap();
-    for (name, secs, nanos) in
-        [("epoch", 0, 0), ("1970", 1, 1), ("1969", -1, 999_999_999), ("2001", 1_000_000_000, 123_456_789), ("2200", 7_258_118_400, 5), ("1902", -2_145_916_800, 0)]
-    {
+    for (name, secs, nanos) in [
+        ("epoch", 0, 0),
+        ("1970", 1, 1),
+        ("1969", -1, 999_999_999),
+        ("2001", 1_000_000_000, 123_456_789),
+        ("2200", 7_258_118_400, 5),
+        ("1902", -2_145_916_800, 0),
+    ] {
         let path = times.join(name);
         write(&path, name.as_bytes());
         set_time(&path, secs, nanos);

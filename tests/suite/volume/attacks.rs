@@ -9,7 +9,12 @@ use strongroom::restore::directory::{Options, Progress, Root};
 use super::memory::{Memory, restore, restore_whole};
 
 fn node(name: &[u8], kind: NodeKind) -> Node {
-    let meta = Metadata { mode: 0o644, uid: rustix::process::geteuid().as_raw(), gid: rustix::process::getegid().as_raw(), ..Metadata::default() };
+    let meta = Metadata {
+        mode: 0o644,
+        uid: rustix::process::geteuid().as_raw(),
+        gid: rustix::process::getegid().as_raw(),
+        ..Metadata::default()
+    };
     Node { name: name.to_vec(), kind, meta, error: None }
 }
 
@@ -71,7 +76,13 @@ fn names_that_are_paths_are_refused() {
         nodes.push(node(name, NodeKind::Symlink { target: b"/etc".to_vec() }));
     }
     nodes.push(file(&memory, b"good", b"good"));
-    let report = restore(&memory, &root(&memory, nodes), &place.target(), &Options { delete: true, ..Options::default() }, &Progress::default());
+    let report = restore(
+        &memory,
+        &root(&memory, nodes),
+        &place.target(),
+        &Options { delete: true, ..Options::default() },
+        &Progress::default(),
+    );
     assert_eq!(report.problem_count, 24, "{:?}", report.problems);
     assert_eq!(std::fs::read(place.target().join("good")).unwrap(), b"good");
     place.assert_untouched();
@@ -83,7 +94,8 @@ fn a_tree_cannot_plant_a_link_and_walk_through_it() {
     for fresh in [true, false] {
         let (memory, place) = (Memory::new(), Place::new());
         let link = |name: &[u8]| node(name, NodeKind::Symlink { target: place.outside().into_os_string().into_encoded_bytes() });
-        let to_file = node(b"f", NodeKind::Symlink { target: place.outside().join("precious").into_os_string().into_encoded_bytes() });
+        let to_file =
+            node(b"f", NodeKind::Symlink { target: place.outside().join("precious").into_os_string().into_encoded_bytes() });
         let inside = vec![
             link(b"d"),
             dir(&memory, b"d", vec![file(&memory, b"planted", b"evil"), file(&memory, b"precious", b"evil")]),
@@ -98,7 +110,8 @@ fn a_tree_cannot_plant_a_link_and_walk_through_it() {
         if !fresh {
             std::fs::create_dir_all(place.target().join("sub")).unwrap();
         }
-        let report = restore(&memory, &tree, &place.target(), &Options { delete: true, ..Options::default() }, &Progress::default());
+        let report =
+            restore(&memory, &tree, &place.target(), &Options { delete: true, ..Options::default() }, &Progress::default());
         assert!(report.problem_count > 0);
         place.assert_untouched();
     }
@@ -158,15 +171,16 @@ fn links_that_appear_meanwhile_are_not_followed() {
                     let path = place.target().join(format!("d{d}"));
                     let away = place.target().join("away");
                     if std::fs::rename(&path, &away).is_ok() {
-                        let _ = symlink(place.outside(), &path);
-                        let _ = std::fs::remove_dir_all(&away);
+                        symlink(place.outside(), &path).ok();
+                        std::fs::remove_dir_all(&away).ok();
                     }
                 }
             }
         });
         for _ in 0..5 {
             // Whatever it manages; problems are expected.
-            let _ = restore(&memory, &tree, &place.target(), &Options { delete: true, ..Options::default() }, &Progress::default());
+            let _ =
+                restore(&memory, &tree, &place.target(), &Options { delete: true, ..Options::default() }, &Progress::default());
         }
         over.store(true, std::sync::atomic::Ordering::Relaxed);
     });
@@ -184,7 +198,8 @@ fn sizes_that_cannot_be_are_refused() {
             *size = wrong;
         }
     }
-    let report = restore(&memory, &root(&memory, vec![cut, hollow, huge]), &place.target(), &Options::default(), &Progress::default());
+    let report =
+        restore(&memory, &root(&memory, vec![cut, hollow, huge]), &place.target(), &Options::default(), &Progress::default());
     assert_eq!(report.problem_count, 3, "{:?}", report.problems);
     assert_eq!(std::fs::read_dir(place.target()).unwrap().count(), 0);
 }

@@ -57,9 +57,26 @@ fn globs_choose_what_is_kept() {
         let list = |l: &[&str]| l.iter().map(|s| (*s).to_owned()).collect();
         kept(&Settings { exclude: list(exclude), include: list(include), ..settings(dir.path()) })
     };
-    let all = ["a.txt", "a.tmp", "cache", "cache/x", "cache/y", "cache/y/z", "src", "src/b.txt", "src/b.tmp", "src/cache", "src/cache/x", "logs", "logs/today"];
+    let all = [
+        "a.txt",
+        "a.tmp",
+        "cache",
+        "cache/x",
+        "cache/y",
+        "cache/y/z",
+        "src",
+        "src/b.txt",
+        "src/b.tmp",
+        "src/cache",
+        "src/cache/x",
+        "logs",
+        "logs/today",
+    ];
     assert_eq!(with(&[], &[]), set(&all));
-    assert_eq!(with(&["cache/**", "*.tmp"], &[]), set(&["a.txt", "cache", "src", "src/b.txt", "src/cache", "src/cache/x", "logs", "logs/today"]));
+    assert_eq!(
+        with(&["cache/**", "*.tmp"], &[]),
+        set(&["a.txt", "cache", "src", "src/b.txt", "src/cache", "src/cache/x", "logs", "logs/today"])
+    );
     assert_eq!(with(&["cache", "/logs/"], &[]), set(&["a.txt", "a.tmp", "src", "src/b.txt", "src/b.tmp"]));
     assert_eq!(with(&["b.*"], &["src/*"]), set(&["src", "src/cache", "src/cache/x"]));
     assert_eq!(with(&[], &["/cache/y"]), set(&["cache", "cache/y", "cache/y/z"]));
@@ -73,7 +90,8 @@ fn caches_marks_and_sockets_are_left_out() {
     std::fs::write(dir.path().join("fake/CACHEDIR.TAG"), "Signature: something else entirely, of the same length").unwrap();
     let _socket = std::os::unix::net::UnixListener::bind(dir.path().join("socket")).unwrap();
     let found = kept(&Settings { exclude_caches: true, ..settings(dir.path()) });
-    let wanted = ["real", "real/CACHEDIR.TAG", "fake", "fake/CACHEDIR.TAG", "fake/x", "sub", "sub/.strongroom", "sub/.strongroom/x"];
+    let wanted =
+        ["real", "real/CACHEDIR.TAG", "fake", "fake/CACHEDIR.TAG", "fake/x", "sub", "sub/.strongroom", "sub/.strongroom/x"];
     assert_eq!(found, set(&wanted));
     assert!(kept(&settings(dir.path())).contains("real/y/z"));
 }
@@ -230,7 +248,10 @@ fn hooks_run_with_a_deadline_and_a_clean_environment() {
     hooks::pre(&good, &cancel).unwrap();
     assert!(mark.exists());
 
-    let bad = Hooks { pre: vec![hook(&["sh", "-c", "echo because >&2; exit 7"], 10), hook(&["rm", mark.to_str().unwrap()], 10)], post: vec![] };
+    let bad = Hooks {
+        pre: vec![hook(&["sh", "-c", "echo because >&2; exit 7"], 10), hook(&["rm", mark.to_str().unwrap()], 10)],
+        post: vec![],
+    };
     let e = hooks::pre(&bad, &cancel).unwrap_err();
     assert!(e.chain().contains("because") && e.chain().contains('7'), "{}", e.chain());
     assert!(mark.exists(), "the second one did not run");
@@ -243,12 +264,16 @@ fn hooks_run_with_a_deadline_and_a_clean_environment() {
 
     // Every post hook runs, after failures and after a cancellation.
     cancel.cancel();
-    let post = Hooks { pre: vec![], post: vec![hook(&["false"], 10), hook(&["/nonexistent/program"], 10), hook(&["rm", mark.to_str().unwrap()], 10)] };
+    let post = Hooks {
+        pre: vec![],
+        post: vec![hook(&["false"], 10), hook(&["/nonexistent/program"], 10), hook(&["rm", mark.to_str().unwrap()], 10)],
+    };
     assert!(hooks::post(&post, &cancel).is_err());
     assert!(!mark.exists());
     let waiting = Hooks { pre: vec![hook(&["sleep", "60"], 60)], post: vec![] };
     assert_eq!(hooks::pre(&waiting, &cancel).unwrap_err().kind(), Kind::Cancelled);
 
-    let clean = Hooks { pre: vec![hook(&["sh", "-c", "test -z \"$HOME$CARGO_MANIFEST_DIR\" && test -n \"$PATH\""], 10)], post: vec![] };
+    let clean =
+        Hooks { pre: vec![hook(&["sh", "-c", "test -z \"$HOME$CARGO_MANIFEST_DIR\" && test -n \"$PATH\""], 10)], post: vec![] };
     hooks::pre(&clean, &Cancel::new()).unwrap();
 }

@@ -113,7 +113,11 @@ impl Blobs for Memory {
     }
 
     fn length(&self, id: &Id) -> Result<u32> {
-        self.data.lock().get(id).map(|d| d.len() as u32).ok_or_else(|| Error::new(Kind::Corrupt, format!("blob {} is lost", id.short())))
+        self.data
+            .lock()
+            .get(id)
+            .map(|d| d.len() as u32)
+            .ok_or_else(|| Error::new(Kind::Corrupt, format!("blob {} is lost", id.short())))
     }
 
     /// From four threads, each with every fourth want, backwards: no order may be relied on.
@@ -127,7 +131,11 @@ impl Blobs for Memory {
                     for want in wants.iter().rev().skip(n).step_by(4) {
                         let data = self.data.lock().get(&want.id).cloned().unwrap();
                         let damaged = sha256(&data) != want.id;
-                        let done = if damaged { Err(Error::new(Kind::Corrupt, "damaged blob")) } else { write(want.number, want.offset, &data) };
+                        let done = if damaged {
+                            Err(Error::new(Kind::Corrupt, "damaged blob"))
+                        } else {
+                            write(want.number, want.offset, &data)
+                        };
                         if let Err(e) = done {
                             failure.lock().get_or_insert(e);
                             return;

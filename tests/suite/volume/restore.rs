@@ -86,7 +86,8 @@ fn only_differing_ranges_are_written() {
     memory.fetched.store(0, Relaxed);
     restore_whole(&memory, &root, &to, &Options { trust_times: true, ..Options::default() });
     assert_eq!(memory.fetched.load(Relaxed), 0);
-    let report = restore(&memory, &root, &to, &Options { trust_times: true, verify: true, ..Options::default() }, &Progress::default());
+    let report =
+        restore(&memory, &root, &to, &Options { trust_times: true, verify: true, ..Options::default() }, &Progress::default());
     assert_eq!(report.problem_count, 1, "verify reads it: {:?}", report.problems);
 }
 
@@ -134,7 +135,21 @@ fn globs_choose_what_is_restored_and_what_is_removed() {
     std::fs::write(to.join("old/private/x"), "x").unwrap();
     std::fs::write(to.join("old/y"), "y").unwrap();
     restore_whole(&memory, &root, &to, &Options { exclude: list(&["private/", "*.bak"]), delete: true, ..Options::default() });
-    let left = [".strongroom", "data", "data/a", "data/a/keep.txt", "data/b", "data/b/other.bin", "etc", "etc/app.conf", "lost+found", "old", "old/private", "old/private/x", "top.conf"];
+    let left = [
+        ".strongroom",
+        "data",
+        "data/a",
+        "data/a/keep.txt",
+        "data/b",
+        "data/b/other.bin",
+        "etc",
+        "etc/app.conf",
+        "lost+found",
+        "old",
+        "old/private",
+        "old/private/x",
+        "top.conf",
+    ];
     assert_eq!(names(&to), left);
 }
 
@@ -167,7 +182,11 @@ fn a_damaged_chunk_costs_only_the_files_that_need_it() {
     assert_same(&from, &to, Compare { dir_times: false, hardlinks: false, ..Compare::default() });
 
     // A tree that is lost costs its directory.
-    let NodeKind::Dir { subtree: Some(sub) } = memory.trees.lock()[&root.tree].iter().find(|n| n.name == b"sub").unwrap().kind.clone() else { panic!() };
+    let NodeKind::Dir { subtree: Some(sub) } =
+        memory.trees.lock()[&root.tree].iter().find(|n| n.name == b"sub").unwrap().kind.clone()
+    else {
+        panic!()
+    };
     memory.trees.lock().remove(&sub);
     let other = dir.path().join("other");
     let report = restore(&memory, &root, &other, &Options::default(), &Progress::default());
@@ -226,4 +245,24 @@ fn a_file_of_very_many_chunks_takes_several_rounds() {
     restore_whole(&memory, &root, &to, &Options::default());
     assert_same(&from, &to, Compare::default());
     assert_eq!(memory.fetched.load(Relaxed), 64);
+}
+
+/// Volumes of Kubernetes give their group to whatever is made in them, and some give ACLs.
+#[test]
+fn what_a_target_hands_down_does_not_stay() {
+    let dir = tempfile::tempdir().unwrap();
+    let (from, to) = (dir.path().join("from"), dir.path().join("to"));
+    hostile_tree(&from);
+    let memory = Memory::new();
+    let root = memory.backup_of(&from);
+    std::fs::create_dir_all(to.join("attributes")).unwrap();
+    for target in [to.clone(), to.join("attributes")] {
+        rustix::fs::lsetxattr(&target, "system.posix_acl_default", &tree::acl(), rustix::fs::XattrFlags::empty()).unwrap();
+        if tree::is_root() {
+            std::os::unix::fs::chown(&target, None, Some(4321)).unwrap();
+        }
+        std::fs::set_permissions(&target, PermissionsExt::from_mode(0o2775)).unwrap();
+    }
+    restore_whole(&memory, &root, &to, &Options::default());
+    assert_same(&from, &to, Compare::default());
 }

@@ -45,7 +45,13 @@ fn somebody_restores_what_root_backed_up() {
     let dir = place();
     // Backed up and restored in the process of somebody: the blobs are in memory. Root's secrets are not readable then,
     // so they are opened first; their owners stay.
-    for (path, mode) in [("from/modes/f0", 0o644), ("from/modes/f400", 0o644), ("from/modes/d700", 0o755), ("from/modes/f7777", 0o6777), ("from/attributes/file", 0o754)] {
+    for (path, mode) in [
+        ("from/modes/f0", 0o644),
+        ("from/modes/f400", 0o644),
+        ("from/modes/d700", 0o755),
+        ("from/modes/f7777", 0o6777),
+        ("from/attributes/file", 0o754),
+    ] {
         std::fs::set_permissions(dir.path().join(path), PermissionsExt::from_mode(mode)).unwrap();
     }
     as_somebody("volume::unprivileged::as_somebody_restore", dir.path());
@@ -67,14 +73,16 @@ fn as_somebody_restore() {
     let memory = Memory::new();
     let (root, problems) = memory.backup(&Settings { path: place.join("from"), ..Settings::default() });
     assert!(problems.is_empty(), "{problems:?}");
-    let report = restore(&memory, &root, &place.join("to"), &Options { verify: true, ..Options::default() }, &Progress::default());
+    let report =
+        restore(&memory, &root, &place.join("to"), &Options { verify: true, ..Options::default() }, &Progress::default());
     assert!(report.problems.is_empty(), "{:?}", report.problems);
     let denied = report.denied;
     assert!(denied.owners > 5000 && denied.setuid == 4 && denied.devices == 2, "{denied:?}");
     assert!(denied.xattrs >= 1, "{denied:?}");
     assert_eq!(denied.sentences().len(), 4, "{denied:?}");
     // Again, over what belongs to somebody now.
-    let report = restore(&memory, &root, &place.join("to"), &Options { delete: true, ..Options::default() }, &Progress::default());
+    let report =
+        restore(&memory, &root, &place.join("to"), &Options { delete: true, ..Options::default() }, &Progress::default());
     assert!(report.problems.is_empty(), "{:?}", report.problems);
 }
 

@@ -27,7 +27,8 @@ async fn newest(repo: &Repository) -> Found {
 
 async fn restore(repo: &Repository, to: &Path, options: Options) -> Arc<Progress> {
     let progress = Arc::new(Progress::default());
-    let report = restore_volume::run(&newest(repo).await, to.to_owned(), options, progress.clone(), &Cancel::new()).await.unwrap();
+    let report =
+        restore_volume::run(&newest(repo).await, to.to_owned(), options, progress.clone(), &Cancel::new()).await.unwrap();
     assert!(report.problems.is_empty(), "{:?}", report.problems);
     progress
 }
@@ -48,7 +49,15 @@ async fn a_hostile_tree_comes_back_through_a_repository_by_us_and_by_stock_clien
     let inside = from.strip_prefix("/").unwrap();
     assert_same(&from, &verdict.restic(0).join(inside), Compare { holes: false, ..Compare::default() });
     // The second client has its own idea of some modes and attributes.
-    let lenient = Compare { holes: false, hardlinks: false, modes: false, xattrs: false, owners: false, times: false, ..Compare::default() };
+    let lenient = Compare {
+        holes: false,
+        hardlinks: false,
+        modes: false,
+        xattrs: false,
+        owners: false,
+        times: false,
+        ..Compare::default()
+    };
     assert_same(&from, &verdict.rustic(0).join(inside), lenient);
 }
 
