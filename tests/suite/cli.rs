@@ -468,3 +468,47 @@ fn a_database_goes_in_and_comes_out_without_a_configuration_file() {
     let gaps: Vec<&str> = coverage["gaps"].as_array().unwrap().iter().filter_map(|g| g["message"].as_str()).collect();
     assert!(gaps.iter().any(|g| g.contains("cli_forgotten")) && !gaps.iter().any(|g| g.contains("cli_shop")), "{gaps:?}");
 }
+
+#[test]
+fn what_could_not_be_read_makes_the_snapshot_incomplete_and_the_exit_code_3() {
+    use std::os::unix::fs::{PermissionsExt, chown};
+    let dir = place();
+    let d = dir.path();
+    // The copy is where somebody else may run it, whatever the rights of the build's directory.
+    let binary = d.join("strongroom");
+    std::fs::copy(env!("CARGO_BIN_EXE_strongroom"), &binary).unwrap();
+    let root = crate::support::tree::is_root();
+    let hand_over = |path: &Path| {
+        if root {
+            chown(path, Some(12345), Some(12345)).unwrap();
+        }
+    };
+    let secret = d.join("data/secret");
+    std::fs::write(&secret, "secret").unwrap();
+    std::fs::set_permissions(&secret, PermissionsExt::from_mode(0)).unwrap();
+    std::fs::set_permissions(d, PermissionsExt::from_mode(0o755)).unwrap();
+    std::fs::remove_dir_all(d.join("repo")).unwrap();
+    for name in ["repo", "data"] {
+        std::fs::create_dir_all(d.join(name)).unwrap();
+        hand_over(&d.join(name));
+    }
+    let somebody = |args: &[&str]| {
+        let mut c = if root { Command::new("setpriv") } else { Command::new(&binary) };
+        if root {
+            c.args(["--reuid", "12345", "--regid", "12345", "--clear-groups", "--inh-caps=-all"]).arg(&binary);
+        }
+        c.args(with(args)).current_dir(d).env("HOME", d);
+        ran(&mut c)
+    };
+    somebody(&["init"]).ok();
+    let partial = somebody(&["backup", "--volume", "data"]).exits(3);
+    let report = partial.json()["jobs"][0]["report"].clone();
+    assert_eq!((report["complete"].as_bool(), report["missing"].as_array().map(Vec::len)), (Some(false), Some(1)), "{report}");
+    assert!(partial.err.contains("secret"), "{}", partial.err);
+    let list = somebody(&["snapshots"]).ok().json();
+    assert_eq!(list["snapshots"][0]["complete"], false);
+    assert_eq!(somebody(&["status"]).ok().json()["jobs"][0]["state"], "incomplete");
+    // It is not what `latest` means, but it can be named.
+    let none = somebody(&["restore", "--to", "back"]).exits(1).json();
+    assert!(none["error"]["hint"].as_str().unwrap().contains("incomplete"), "{none}");
+}

@@ -1,7 +1,7 @@
 //! The configuration as it is written: one struct a block, every field optional, nothing checked.
 //!
 //! These structs are the one list of names: the JSON Schema is made from them, unknown keys are told by that schema,
-//! and what is required or in range is decided in [`super::validate`]. The doc comments are the schema's descriptions.
+//! and what is required or in range is decided in `config::validate`. The doc comments are the schema's descriptions.
 
 mod job;
 mod repository;
