@@ -1,1 +1,13 @@
-fn main(){}
+//! The binary. The story is in the library: `strongroom::cli` parses, loads, runs and answers with an exit code.
+
+use std::process::ExitCode;
+
+/// Returns freed memory early and holds little per thread: peak memory is a promise of this program.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    // Before anything that could speak TLS. It fails only if there is one already, which is as good.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    strongroom::cli::main()
+}

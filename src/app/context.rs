@@ -111,7 +111,9 @@ impl Context {
             return Ok(opened.store.clone());
         }
         let settings = &self.tenant(tenant)?.repository.store;
-        let store = store::open(settings, &self.settings.limits, self.clock.clone(), &self.cancel).await.context(|| format!("open the store of tenant {tenant}"))?;
+        let store = store::open(settings, &self.settings.limits, self.clock.clone(), &self.cancel)
+            .await
+            .context(|| format!("open the store of tenant {tenant}"))?;
         open.insert(tenant.clone(), Opened { store: store.clone(), repository: None });
         Ok(store)
     }
@@ -188,10 +190,16 @@ pub fn check_commands(jobs: &[&Job], settings: &Settings) -> Result<()> {
     }
     for job in jobs {
         let (own, tenant) = (format!("tenants.{}.jobs.{}.", job.tenant, job.name), format!("tenants.{}.repository.", job.tenant));
-        let mine = settings.commands.iter().find(|c| c.starts_with(&own) || c.starts_with(&tenant) || c.starts_with("repository."));
+        let mine =
+            settings.commands.iter().find(|c| c.starts_with(&own) || c.starts_with(&tenant) || c.starts_with("repository."));
         if let Some(path) = mine {
-            return Err(Error::new(Kind::Denied, format!("the configuration wants to run a program ({path}), and this process was not started with leave to run any"))
-                .hint("Start it with --allow-commands (or STRONGROOM_ALLOW_COMMANDS=true) if you trust the configuration."));
+            return Err(Error::new(
+                Kind::Denied,
+                format!(
+                    "the configuration wants to run a program ({path}), and this process was not started with leave to run any"
+                ),
+            )
+            .hint("Start it with --allow-commands (or STRONGROOM_ALLOW_COMMANDS=true) if you trust the configuration."));
         }
     }
     Ok(())
@@ -203,7 +211,11 @@ fn unknown<'a>(what: &str, name: &str, known: impl Iterator<Item = &'a str> + Cl
         Some(near) => format!("Did you mean `{near}`?"),
         None => {
             let names: Vec<&str> = known.take(20).collect();
-            if names.is_empty() { format!("The configuration has no {what} here.") } else { format!("There are: {}.", names.join(", ")) }
+            if names.is_empty() {
+                format!("The configuration has no {what} here.")
+            } else {
+                format!("There are: {}.", names.join(", "))
+            }
         }
     };
     Error::new(Kind::Usage, format!("there is no {what} `{name}` in the configuration")).hint(hint)

@@ -29,7 +29,13 @@ pub async fn run(ctx: &Context, tenant: &TenantName) -> Result<Initialised> {
     let store = ctx.store(tenant).await?;
     let password = ctx.password(tenant).await?;
     let env = ctx.repository_env(tenant)?;
-    let (repo, outcome) = Repository::init(store.store.clone(), &password, &env, &lock_holder()).await.context(|| format!("tenant {tenant}"))?;
+    let (repo, outcome) =
+        Repository::init(store.store.clone(), &password, &env, &lock_holder()).await.context(|| format!("tenant {tenant}"))?;
     ctx.keep(tenant, &repo).await;
-    Ok(Initialised { tenant: tenant.clone(), location: store.store.location(), created: outcome == InitOutcome::Created, id: repo.id() })
+    Ok(Initialised {
+        tenant: tenant.clone(),
+        location: store.store.location(),
+        created: outcome == InitOutcome::Created,
+        id: repo.id(),
+    })
 }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use super::read_lock::with_read_lock;
 use super::select::Found;
 use super::tree_path::{At, resolve};
 use crate::error::Result;
@@ -39,20 +40,36 @@ pub struct Entry {
 ///
 /// # Errors
 /// A path that is not there; trees that cannot be read; what `each` says.
-pub async fn run(found: &Found, path: PathBuf, recursive: bool, cancel: Cancel, mut each: impl FnMut(Entry) -> Result<()> + Send + 'static) -> Result<()> {
-    let reader = found.repository.reader(found.repository.load_index().await?);
-    let root = found.snapshot.file.tree;
-    super::blocking(move || {
-        let clean: PathBuf = Path::new("/").join(&path).components().collect();
-        match resolve(&reader, root, &path)? {
-            At::Entry(node) => each(entry(&clean, &node)),
-            At::Dir(tree) => walk(&reader, tree, &clean, recursive, &cancel, &mut each),
-        }
+pub async fn run(
+    found: &Found,
+    path: PathBuf,
+    recursive: bool,
+    cancel: Cancel,
+    mut each: impl FnMut(Entry) -> Result<()> + Send + 'static,
+) -> Result<()> {
+    with_read_lock(&found.repository, &cancel.clone(), async {
+        let reader = found.repository.reader(found.repository.load_index().await?);
+        let root = found.snapshot.file.tree;
+        super::blocking(move || {
+            let clean: PathBuf = Path::new("/").join(&path).components().collect();
+            match resolve(&reader, root, &path)? {
+                At::Entry(node) => each(entry(&clean, &node)),
+                At::Dir(tree) => walk(&reader, tree, &clean, recursive, &cancel, &mut each),
+            }
+        })
+        .await
     })
     .await
 }
 
-fn walk(reader: &Reader, tree: Id, path: &Path, recursive: bool, cancel: &Cancel, each: &mut dyn FnMut(Entry) -> Result<()>) -> Result<()> {
+fn walk(
+    reader: &Reader,
+    tree: Id,
+    path: &Path,
+    recursive: bool,
+    cancel: &Cancel,
+    each: &mut dyn FnMut(Entry) -> Result<()>,
+) -> Result<()> {
     cancel.check()?;
     for node in reader.tree(tree)? {
         let path = path.join(std::ffi::OsStr::new(&*node.display_name()));

@@ -27,7 +27,11 @@ pub async fn run(ctx: &Context, selector: Option<&Selector>) -> Result<Listing> 
         let now = ctx.store_time(repo.store()).await?;
         for snapshot in snapshots.iter().filter(|s| job.is_none_or(|j| is_of_job(&s.file, j))) {
             if is_future(&snapshot.file, now) {
-                out.warnings.push(format!("snapshot {} is dated {}, ahead of the store's clock: `latest` and retention ignore it", snapshot.id.short(), snapshot.file.time));
+                out.warnings.push(format!(
+                    "snapshot {} is dated {}, ahead of the store's clock: `latest` and retention ignore it",
+                    snapshot.id.short(),
+                    snapshot.file.time
+                ));
             }
             out.snapshots.push(facts(snapshot));
         }

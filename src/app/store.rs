@@ -21,7 +21,9 @@ pub struct Opened {
 pub(super) async fn open(settings: &StoreSettings, _limits: &Limits, clock: Arc<dyn Clock>, _cancel: &Cancel) -> Result<Opened> {
     let store: Arc<dyn Store> = match settings {
         StoreSettings::Local { path } => Arc::new(LocalStore::open(path.clone(), clock)?),
-        StoreSettings::S3(_) | StoreSettings::Azure(_) => return Err(Error::new(Kind::Failed, "this kind of store is not available yet")),
+        StoreSettings::S3(_) | StoreSettings::Azure(_) => {
+            return Err(Error::new(Kind::Failed, "this kind of store is not available yet"));
+        }
     };
     Ok(Opened { store })
 }

@@ -9,7 +9,7 @@ use crate::model::{Id, Node, NodeKind};
 use crate::repository::Reader;
 
 /// What a path leads to.
-pub enum At {
+pub(super) enum At {
     /// The root of the snapshot, or a directory: its tree.
     Dir(Id),
     /// Anything else.
@@ -20,7 +20,7 @@ pub enum At {
 ///
 /// # Errors
 /// [`Kind::NotFound`] that names the part that is missing; what the engine says.
-pub fn resolve(reader: &Reader, root: Id, path: &Path) -> Result<At> {
+pub(super) fn resolve(reader: &Reader, root: Id, path: &Path) -> Result<At> {
     let mut at = At::Dir(root);
     let mut gone = Vec::new();
     for name in path.as_os_str().as_bytes().split(|b| *b == b'/').filter(|n| !n.is_empty() && *n != b".") {
@@ -30,7 +30,10 @@ pub fn resolve(reader: &Reader, root: Id, path: &Path) -> Result<At> {
         };
         let node = reader.tree(tree)?.into_iter().find(|n| n.name == name);
         let Some(node) = node else {
-            return Err(Error::new(Kind::NotFound, format!("there is no `{}` in {} of this snapshot", OsStr::from_bytes(name).to_string_lossy(), here())));
+            return Err(Error::new(
+                Kind::NotFound,
+                format!("there is no `{}` in {} of this snapshot", OsStr::from_bytes(name).to_string_lossy(), here()),
+            ));
         };
         if !gone.is_empty() {
             gone.push(b'/');

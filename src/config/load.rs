@@ -25,10 +25,20 @@ pub fn load(path: &Path, environment: impl IntoIterator<Item = (String, String)>
     let name = path.display().to_string();
     let mut text = std::fs::read_to_string(path).map_err(|e| {
         let hint = match e.kind() {
-            std::io::ErrorKind::NotFound => Some("Name the file with --config or STRONGROOM_CONFIG; `strongroom config example` prints one to start from.".to_owned()),
+            std::io::ErrorKind::NotFound => Some(
+                "Name the file with --config or STRONGROOM_CONFIG; `strongroom config example` prints one to start from."
+                    .to_owned(),
+            ),
             _ => None,
         };
-        Mistakes(vec![Mistake { path: String::new(), message: format!("cannot be read: {e}"), hint, origin: Some(name.clone()), line: None, column: None }])
+        Mistakes(vec![Mistake {
+            path: String::new(),
+            message: format!("cannot be read: {e}"),
+            hint,
+            origin: Some(name.clone()),
+            line: None,
+            column: None,
+        }])
     })?;
     // Editors on Windows put a mark in front.
     if text.starts_with('\u{feff}') {
@@ -62,7 +72,12 @@ pub fn load_value(settings: Value, environment: impl IntoIterator<Item = (String
     read(settings, text::Lines::new(), Some("command line"), environment)
 }
 
-fn read(file: Value, lines: text::Lines, name: Option<&str>, environment: impl IntoIterator<Item = (String, String)>) -> Result<Settings, Mistakes> {
+fn read(
+    file: Value,
+    lines: text::Lines,
+    name: Option<&str>,
+    environment: impl IntoIterator<Item = (String, String)>,
+) -> Result<Settings, Mistakes> {
     let variables: BTreeMap<String, String> = environment.into_iter().filter(|(k, _)| k.starts_with(ENV_PREFIX)).collect();
     let mut places = Places { file: name.map(str::to_owned), at: lines, env: BTreeMap::new() };
     places.env.extend(variables.keys().map(|k| (path_of(k), k.clone())));
@@ -78,7 +93,14 @@ fn read(file: Value, lines: text::Lines, name: Option<&str>, environment: impl I
 }
 
 fn one(name: Option<&str>, message: String) -> Mistakes {
-    Mistakes(vec![Mistake { path: String::new(), message, hint: None, origin: name.map(str::to_owned), line: None, column: None }])
+    Mistakes(vec![Mistake {
+        path: String::new(),
+        message,
+        hint: None,
+        origin: name.map(str::to_owned),
+        line: None,
+        column: None,
+    }])
 }
 
 /// The path that a variable sets: `STRONGROOM__REPOSITORY__URL` → `repository.url`.
@@ -87,7 +109,10 @@ fn path_of(variable: &str) -> String {
 }
 
 fn overlay(file: Value, variables: BTreeMap<String, String>) -> Result<Value, config::ConfigError> {
-    let over = config::Environment::with_prefix("STRONGROOM").prefix_separator("__").separator("__").source(Some(variables.into_iter().collect()));
+    let over = config::Environment::with_prefix("STRONGROOM")
+        .prefix_separator("__")
+        .separator("__")
+        .source(Some(variables.into_iter().collect()));
     let merged = config::Config::builder().add_source(Tree(file)).add_source(over).build()?;
     Ok(text::to_json(merged.cache))
 }

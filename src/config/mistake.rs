@@ -97,6 +97,15 @@ impl Places {
     pub(crate) fn variable(&self, path: &str) -> Option<&str> {
         ancestors(path).find_map(|p| self.env.get(p)).map(String::as_str)
     }
+
+    /// The first variable that set something below a path which the file does not have.
+    fn variable_below(&self, path: &str) -> Option<&str> {
+        let below = |p: &str| p.strip_prefix(path).is_some_and(|r| r.starts_with('.'));
+        if path.is_empty() || self.at.contains_key(path) {
+            return None;
+        }
+        self.env.iter().find(|(p, _)| below(p)).map(|(_, name)| name.as_str())
+    }
 }
 
 /// The path, then each path above it, without the root.
@@ -141,7 +150,7 @@ impl<'a> Collector<'a> {
             return;
         }
         let mut m = Mistake { path, message, hint, origin: None, line: None, column: None };
-        if let Some(name) = self.places.variable(&m.path) {
+        if let Some(name) = self.places.variable(&m.path).or_else(|| self.places.variable_below(&m.path)) {
             m.origin = Some(format!("environment variable {name}"));
         } else if let Some((line, column)) = ancestors(&m.path).find_map(|p| self.places.at.get(p)) {
             (m.origin, m.line, m.column) = (self.places.file.clone(), Some(*line), Some(*column));

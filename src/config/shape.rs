@@ -22,7 +22,7 @@ impl<'a> Walk<'a, '_> {
     fn fit(&mut self, schema: &'a Value, value: Value, path: &str) -> Option<Value> {
         let mut branches = Vec::new();
         self.branches(schema, &mut branches);
-        let value = self.from_environment(&branches, value, path);
+        let value = self.read_variable(&branches, value, path);
         if let Some(texts) = constants(&branches) {
             return self.fit_constant(&texts, value, path);
         }
@@ -78,7 +78,11 @@ impl<'a> Walk<'a, '_> {
         match &value {
             Value::String(s) if texts.contains(&s.as_str()) => return Some(value),
             Value::String(s) => match nearest(s, texts.iter().copied()) {
-                Some(near) => self.out.add_hint(path, format!("`{}` is not one of {}", s.escape_debug(), one_of()), format!("Did you mean `{near}`?")),
+                Some(near) => self.out.add_hint(
+                    path,
+                    format!("`{}` is not one of {}", s.escape_debug(), one_of()),
+                    format!("Did you mean `{near}`?"),
+                ),
                 None => self.out.add(path, format!("`{}` is not one of {}", s.escape_debug(), one_of())),
             },
             other => self.out.add(path, format!("expected one of {}, found {}", one_of(), kind_of(other))),
@@ -91,10 +95,18 @@ impl<'a> Walk<'a, '_> {
         let message = format!("expected {}, found {}", wanted.join(" or "), kind_of(value));
         let text_wanted = branches.iter().any(|b| type_is(b, "string"));
         match value {
-            Value::Number(_) | Value::Bool(_) if text_wanted => self.out.add_hint(path, message, format!("Put it in quotes: \"{value}\".")),
-            Value::String(_) if branches.iter().any(|b| type_is(b, "array")) => self.out.add_hint(path, message, "Write a list: [\"…\"]."),
+            Value::Number(_) | Value::Bool(_) if text_wanted => {
+                self.out.add_hint(path, message, format!("Put it in quotes: \"{value}\"."))
+            }
+            Value::String(_) if branches.iter().any(|b| type_is(b, "array")) => {
+                self.out.add_hint(path, message, "Write a list: [\"…\"].")
+            }
             Value::String(_) if branches.iter().any(|b| is_secret(b)) => {
-                self.out.add_hint(path, message, "Write where it is kept: `{ file: … }`, `{ env: … }` or `{ command: […] }`; or `{ value: … }` in a demo.");
+                self.out.add_hint(
+                    path,
+                    message,
+                    "Write where it is kept: `{ file: … }`, `{ env: … }` or `{ command: […] }`; or `{ value: … }` in a demo.",
+                );
             }
             _ => self.out.add(path, message),
         }
@@ -116,7 +128,7 @@ impl<'a> Walk<'a, '_> {
     }
 
     /// An environment variable is always text: reads it as what is wanted, where that works.
-    fn from_environment(&self, branches: &[&Value], value: Value, path: &str) -> Value {
+    fn read_variable(&self, branches: &[&Value], value: Value, path: &str) -> Value {
         let Value::String(text) = &value else { return value };
         if branches.iter().any(|b| accepts(b, &value)) || self.out.places().variable(path).is_none() {
             return value;
@@ -155,7 +167,9 @@ fn accepts(schema: &Value, value: &Value) -> bool {
         Value::Null => type_is(schema, "null"),
         Value::Bool(_) => type_is(schema, "boolean"),
         Value::Number(n) if n.is_u64() => type_is(schema, "integer") || type_is(schema, "number"),
-        Value::Number(n) if n.is_i64() => (type_is(schema, "integer") && schema.get("minimum").is_none()) || type_is(schema, "number"),
+        Value::Number(n) if n.is_i64() => {
+            (type_is(schema, "integer") && schema.get("minimum").is_none()) || type_is(schema, "number")
+        }
         Value::Number(_) => type_is(schema, "number"),
         Value::String(_) => type_is(schema, "string"),
         Value::Array(_) => type_is(schema, "array"),
@@ -164,7 +178,9 @@ fn accepts(schema: &Value, value: &Value) -> bool {
 }
 
 fn is_secret(schema: &Value) -> bool {
-    schema.pointer("/properties/env").is_some() && schema.pointer("/properties/file").is_some() && schema.pointer("/properties/value").is_some()
+    schema.pointer("/properties/env").is_some()
+        && schema.pointer("/properties/file").is_some()
+        && schema.pointer("/properties/value").is_some()
 }
 
 fn wanted(schema: &Value) -> String {
@@ -173,7 +189,9 @@ fn wanted(schema: &Value) -> String {
     }
     match schema.get("type") {
         Some(Value::String(t)) => noun(t).into(),
-        Some(Value::Array(all)) => all.iter().filter_map(Value::as_str).filter(|t| *t != "null").map(noun).collect::<Vec<_>>().join(" or "),
+        Some(Value::Array(all)) => {
+            all.iter().filter_map(Value::as_str).filter(|t| *t != "null").map(noun).collect::<Vec<_>>().join(" or ")
+        }
         _ => "something else".into(),
     }
 }

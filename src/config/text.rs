@@ -66,7 +66,8 @@ pub(crate) fn parse_value(text: &str) -> Option<Value> {
 
 fn parse_toml(text: &str) -> Result<(Value, Lines), Mistakes> {
     use config::Format as _;
-    let table = config::FileFormat::Toml.parse(None, text).map_err(|e| syntax_error(e.to_string().trim_end().to_owned(), None, None))?;
+    let table =
+        config::FileFormat::Toml.parse(None, text).map_err(|e| syntax_error(e.to_string().trim_end().to_owned(), None, None))?;
     Ok((to_json(config::Value::from(table)), Lines::new()))
 }
 

@@ -54,7 +54,9 @@ mod tests {
 
     #[test]
     fn sizes_are_read_in_both_systems() {
-        for (text, bytes) in [("0", 0), ("17", 17), ("256MiB", 256 << 20), ("64k", 65_536), ("1.5 GB", 1_500_000_000), ("2TiB", 2 << 40)] {
+        for (text, bytes) in
+            [("0", 0), ("17", 17), ("256MiB", 256 << 20), ("64k", 65_536), ("1.5 GB", 1_500_000_000), ("2TiB", 2 << 40)]
+        {
             assert_eq!(parse_size(text, false), Some(bytes), "{text}");
         }
         assert_eq!(parse_size("200MiB/s", true), Some(200 << 20));

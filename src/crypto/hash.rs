@@ -17,6 +17,31 @@ pub fn sha256(data: &[u8]) -> Id {
     Id(out)
 }
 
+/// The SHA-256 of a message that comes in pieces.
+#[derive(Clone)]
+pub struct Sha256(ring::digest::Context);
+
+impl Default for Sha256 {
+    fn default() -> Self {
+        Self(ring::digest::Context::new(&ring::digest::SHA256))
+    }
+}
+
+impl Sha256 {
+    /// Takes the next piece in.
+    pub fn update(&mut self, piece: &[u8]) {
+        self.0.update(piece);
+    }
+
+    /// The digest of all pieces.
+    #[must_use]
+    pub fn finish(self) -> Id {
+        let mut out = [0; 32];
+        out.copy_from_slice(self.0.finish().as_ref());
+        Id(out)
+    }
+}
+
 /// The SHA-256 of each message, in the order given.
 ///
 /// Lanes of a group run until the longest message ends, so messages of like length are grouped.

@@ -3,5 +3,5 @@
 mod hash;
 mod seal;
 
-pub use hash::{LANES, sha256, sha256_many};
+pub use hash::{LANES, Sha256, sha256, sha256_many};
 pub use seal::{MasterKey, OpenError, SEAL_OVERHEAD, random};

@@ -16,8 +16,10 @@ const REQUESTS: [&str; 5] = ["delete", "get", "head", "list", "put"];
 pub struct Run {
     /// `backup` or `prune`.
     pub operation: &'static str,
-    /// When it began.
+    /// When it began, first attempt included.
     pub start: Time,
+    /// When the successful attempt of a backup began, which is the time of its snapshot. `None`: as `start`.
+    pub snapshot: Option<Time>,
     /// When it ended.
     pub end: Time,
     /// `None` for success.
@@ -45,6 +47,7 @@ impl Run {
         Self {
             operation,
             start,
+            snapshot: None,
             end,
             failure,
             retries: 0,
@@ -128,7 +131,7 @@ impl JobMetrics {
         f.last_duration.get_or_create(&op).set(run.end.seconds_since(run.start).max(0.0));
         f.last_exit_code.get_or_create(&op).set(run.failure.map_or(0, |k| i64::from(k.exit_code())));
         if run.failure.is_none() {
-            f.last_success.get_or_create(&op).set(seconds(run.start));
+            f.last_success.get_or_create(&op).set(seconds(run.snapshot.unwrap_or(run.start)));
         }
         for (kind, count) in &run.requests {
             if REQUESTS.contains(kind) {

@@ -156,7 +156,7 @@ impl Metrics {
     pub(super) fn open_metrics(&self) -> String {
         let mut out = String::new();
         // Writing into a string cannot fail.
-        let _ = prometheus_client::encoding::text::encode(&mut out, &self.registry);
+        prometheus_client::encoding::text::encode(&mut out, &self.registry).ok();
         out
     }
 }

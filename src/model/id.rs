@@ -23,6 +23,17 @@ impl Id {
     }
 }
 
+/// Values of the lower-case hexadecimal digits; 255 for everything else.
+const DIGITS: [u8; 256] = {
+    let mut table = [255; 256];
+    let mut n = 0;
+    while n < 16 {
+        table[b"0123456789abcdef"[n as usize] as usize] = n;
+        n += 1;
+    }
+    table
+};
+
 /// A text that is not 64 lower-case hex characters.
 #[derive(Debug, thiserror::Error)]
 #[error("`{0}` is not an id (64 lower-case hexadecimal characters)")]
@@ -32,8 +43,17 @@ impl FromStr for Id {
     type Err = ParseIdError;
 
     fn from_str(s: &str) -> Result<Self, Self::Err> {
+        // By table and without a branch a digit: a repository's index and trees hold millions of these.
         let mut out = [0; 32];
-        if s.len() != 64 || s.bytes().any(|b| b.is_ascii_uppercase()) || hex::decode_to_slice(s, &mut out).is_err() {
+        let mut seen = 0;
+        for (to, pair) in out.iter_mut().zip(s.as_bytes().chunks_exact(2)) {
+            if let &[high, low] = pair {
+                let (high, low) = (DIGITS[usize::from(high)], DIGITS[usize::from(low)]);
+                seen |= high | low;
+                *to = high << 4 | low & 15;
+            }
+        }
+        if s.len() != 64 || seen > 15 {
             return Err(ParseIdError(s.chars().take(80).collect()));
         }
         Ok(Self(out))
@@ -74,5 +94,19 @@ impl<'de> Deserialize<'de> for Id {
             }
         }
         d.deserialize_str(Visitor)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_64_lower_case_digits_are_an_id() {
+        let text = "0123456789abcdef".repeat(4);
+        assert_eq!(text.parse::<Id>().map(|id| id.to_hex()).ok(), Some(text.clone()));
+        for bad in [text.replace('a', "A"), text.replace('f', "g"), text.replace('0', "/"), text.replace('9', ":"), format!("{text}0"), text[1..].to_owned(), String::new(), "é".repeat(32)] {
+            assert!(bad.parse::<Id>().is_err(), "{bad}");
+        }
     }
 }

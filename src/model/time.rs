@@ -81,7 +81,7 @@ impl fmt::Display for Time {
 }
 
 /// Days since 1970-01-01 to (year, month, day) in the proleptic Gregorian calendar, by 400-year eras that start in March.
-fn civil_from_days(days: i64) -> (i64, i64, i64) {
+pub(crate) fn civil_from_days(days: i64) -> (i64, i64, i64) {
     let z = days + 719_468;
     let era = z.div_euclid(146_097);
     let doe = z.rem_euclid(146_097);

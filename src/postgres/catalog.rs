@@ -78,7 +78,11 @@ pub fn choose<'a>(all: &'a [Database], wanted: Option<&[String]>, excluded: &[St
     for pattern in patterns {
         if !all.iter().any(|d| fits(d, pattern)) {
             let names: Vec<&str> = all.iter().filter(|d| !d.template).map(|d| d.name.as_str()).take(20).collect();
-            let what = if pattern.contains(['*', '?']) { format!("no database fits the pattern {pattern}") } else { format!("there is no database {pattern}") };
+            let what = if pattern.contains(['*', '?']) {
+                format!("no database fits the pattern {pattern}")
+            } else {
+                format!("there is no database {pattern}")
+            };
             return Err(Error::new(Kind::NotFound, what).hint(format!("The server has: {}.", names.join(", "))));
         }
     }
@@ -132,7 +136,15 @@ mod tests {
     use super::*;
 
     fn db(name: &str) -> Database {
-        Database { name: name.to_owned(), encoding: "UTF8".to_owned(), bytes: None, connectable: true, permitted: true, template: name == "template1", invalid: false }
+        Database {
+            name: name.to_owned(),
+            encoding: "UTF8".to_owned(),
+            bytes: None,
+            connectable: true,
+            permitted: true,
+            template: name == "template1",
+            invalid: false,
+        }
     }
 
     fn names(all: &[Database], wanted: &[&str], excluded: &[&str]) -> Result<String> {
@@ -148,14 +160,25 @@ mod tests {
         assert_eq!(names(&all, &["a?b"], &[]).unwrap(), "a*b");
         assert_eq!(names(&all, &["*"], &[]).unwrap(), "ameide_a ameide_b a*b other");
         assert_eq!(names(&all, &["template1"], &[]).unwrap(), "template1");
-        assert_eq!(names(&all, &["shop"], &[]).unwrap_err().report(), "there is no database shop\nhint: The server has: ameide_a, ameide_b, a*b, other.");
+        assert_eq!(
+            names(&all, &["shop"], &[]).unwrap_err().report(),
+            "there is no database shop\nhint: The server has: ameide_a, ameide_b, a*b, other."
+        );
         assert_eq!(names(&all, &["x*"], &[]).unwrap_err().kind(), Kind::NotFound);
         assert_eq!(names(&all, &["other"], &["*"]).unwrap_err().kind(), Kind::NotFound);
     }
 
     #[test]
     fn stars_match_anything() {
-        for (p, n, yes) in [("*", "", true), ("a*", "abc", true), ("*c", "abc", true), ("a*c*e", "abcde", true), ("a*c", "abcd", false), ("?", "é", true), ("??", "a", false)] {
+        for (p, n, yes) in [
+            ("*", "", true),
+            ("a*", "abc", true),
+            ("*c", "abc", true),
+            ("a*c*e", "abcde", true),
+            ("a*c", "abcd", false),
+            ("?", "é", true),
+            ("??", "a", false),
+        ] {
             assert_eq!(matches(p, n), yes, "{p} {n}");
         }
     }

@@ -105,7 +105,8 @@ fn usual_dirs() -> Vec<PathBuf> {
 fn version_of(pg_dump: &Path, cancel: &Cancel) -> Result<(u32, String)> {
     let program = Program::new(pg_dump).arg("--version").env("LC_ALL", "C").inherit(&["PATH"]);
     let text = program.timeout(Some(std::time::Duration::from_secs(20))).read(4096, cancel)?;
-    parse_version(&String::from_utf8_lossy(&text)).ok_or_else(|| Error::new(Kind::Failed, "it does not print a PostgreSQL version"))
+    parse_version(&String::from_utf8_lossy(&text))
+        .ok_or_else(|| Error::new(Kind::Failed, "it does not print a PostgreSQL version"))
 }
 
 /// From `pg_dump (PostgreSQL) 17.5 (Debian 17.5-1)`.
@@ -127,18 +128,25 @@ mod tests {
 
     #[test]
     fn the_lowest_sufficient_major_is_chosen() {
-        let installed = |major: u32| Installed { dir: PathBuf::from(format!("/opt/{major}")), major, version: format!("{major}.1") };
+        let installed =
+            |major: u32| Installed { dir: PathBuf::from(format!("/opt/{major}")), major, version: format!("{major}.1") };
         let clients = Clients(vec![installed(14), installed(16), installed(17)]);
         assert_eq!(clients.at_least(15, "it").unwrap().major, 16);
         assert_eq!(clients.at_least(13, "it").unwrap().major, 14);
         let report = clients.at_least(18, "the server (PostgreSQL 18.1)").unwrap_err().report();
-        assert!(report.contains("installed: 14 in /opt/14, 16 in /opt/16, 17 in /opt/17") && report.contains("postgresql-client-18"), "{report}");
+        assert!(
+            report.contains("installed: 14 in /opt/14, 16 in /opt/16, 17 in /opt/17") && report.contains("postgresql-client-18"),
+            "{report}"
+        );
         assert!(Clients::default().at_least(18, "it").unwrap_err().report().contains("none are installed"));
     }
 
     #[test]
     fn versions_are_read() {
-        assert_eq!(parse_version("pg_dump (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)\n"), Some((15, "15.18 (Debian 15.18-0+deb12u1)".to_owned())));
+        assert_eq!(
+            parse_version("pg_dump (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)\n"),
+            Some((15, "15.18 (Debian 15.18-0+deb12u1)".to_owned()))
+        );
         assert_eq!(parse_version("pg_dump (PostgreSQL) 18beta1\n").unwrap().0, 18);
         assert_eq!(parse_version("usage"), None);
     }

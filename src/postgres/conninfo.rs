@@ -16,8 +16,9 @@ pub(super) fn parse(text: &str) -> Result<Params> {
 }
 
 fn wrong(what: impl Into<String>) -> Error {
-    Error::new(Kind::Config, what)
-        .hint("Write postgresql://USER@HOST:PORT/DATABASE?sslmode=verify-full, with %40 for @, %2F for / and %3A for : inside a part.")
+    Error::new(Kind::Config, what).hint(
+        "Write postgresql://USER@HOST:PORT/DATABASE?sslmode=verify-full, with %40 for @, %2F for / and %3A for : inside a part.",
+    )
 }
 
 /// After the scheme: `[user[:password]@][host[:port]][,…][/dbname][?key=value&…]`.
@@ -44,9 +45,11 @@ fn url(text: &str) -> Result<Params> {
             return Err(wrong("the connection URL has a parameter without a value"));
         };
         let key = decode(key).ok_or_else(|| wrong("the connection URL has a parameter that is not well encoded"))?;
-        let value = decode(value).ok_or_else(|| wrong(format!("the value of {key} in the connection URL is not well encoded")))?;
+        let value =
+            decode(value).ok_or_else(|| wrong(format!("the value of {key} in the connection URL is not well encoded")))?;
         // As JDBC writes it; libpq knows it too.
-        let (key, value) = if key == "ssl" && value == "true" { ("sslmode".to_owned(), "require".to_owned()) } else { (key, value) };
+        let (key, value) =
+            if key == "ssl" && value == "true" { ("sslmode".to_owned(), "require".to_owned()) } else { (key, value) };
         params.insert(key, value);
     }
     Ok(params)
@@ -60,7 +63,8 @@ fn url_hosts(params: &mut Params, hosts: &str) -> Result<()> {
     for host in hosts.split(',') {
         let (name, port) = match host.strip_prefix('[') {
             Some(v6) => {
-                let (name, rest) = v6.split_once(']').ok_or_else(|| wrong("an IPv6 address in the connection URL lacks its ]"))?;
+                let (name, rest) =
+                    v6.split_once(']').ok_or_else(|| wrong("an IPv6 address in the connection URL lacks its ]"))?;
                 let port = match rest {
                     "" => "",
                     _ => rest.strip_prefix(':').ok_or_else(|| wrong("after ] the connection URL must go on with : or /"))?,
@@ -118,7 +122,9 @@ fn pairs(text: &str) -> Result<Params> {
         let Some(after) = after.trim_start().strip_prefix('=') else {
             // A URL with another scheme ends here too; its text is not repeated.
             let place = params.len().saturating_add(1);
-            return Err(wrong(format!("the connection settings are neither a postgresql:// URL nor key=value pairs (pair {place} has no =)")));
+            return Err(wrong(format!(
+                "the connection settings are neither a postgresql:// URL nor key=value pairs (pair {place} has no =)"
+            )));
         };
         let after = after.trim_start();
         let (value, next) = value(after).ok_or_else(|| wrong(format!("the quoted value of {key} does not end")))?;
@@ -161,7 +167,10 @@ mod tests {
     fn urls_are_read_as_libpq_reads_them() {
         assert_eq!(shown("postgresql://"), "");
         assert_eq!(shown("postgres://localhost"), "host=localhost");
-        assert_eq!(shown("postgresql://me:p%40ss@h1:5433,h2/shop?sslmode=verify-full"), "dbname=shop|host=h1,h2|password=p@ss|port=5433,|sslmode=verify-full|user=me");
+        assert_eq!(
+            shown("postgresql://me:p%40ss@h1:5433,h2/shop?sslmode=verify-full"),
+            "dbname=shop|host=h1,h2|password=p@ss|port=5433,|sslmode=verify-full|user=me"
+        );
         assert_eq!(shown("postgresql:///shop?host=/run/pg&port=5433"), "dbname=shop|host=/run/pg|port=5433");
         assert_eq!(shown("postgresql://%2Frun%2Fpg/shop"), "dbname=shop|host=/run/pg");
         assert_eq!(shown("postgresql://[2001:db8::1]:5432/a%2Fb"), "dbname=a/b|host=2001:db8::1|port=5432");
@@ -178,7 +187,13 @@ mod tests {
 
     #[test]
     fn mistakes_are_named_without_values() {
-        for bad in ["mysql://me:hunter2@h/x", "postgresql://me:hunter2%zz@h/x", "host=h password='hunter2", "postgresql://[::1/x?password=hunter2", "postgresql://h/x?hunter2"] {
+        for bad in [
+            "mysql://me:hunter2@h/x",
+            "postgresql://me:hunter2%zz@h/x",
+            "host=h password='hunter2",
+            "postgresql://[::1/x?password=hunter2",
+            "postgresql://h/x?hunter2",
+        ] {
             let report = parse(bad).unwrap_err().report();
             assert!(!report.contains("hunter2"), "{report}");
         }

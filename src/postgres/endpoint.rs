@@ -67,7 +67,9 @@ pub(super) fn list(params: &BTreeMap<String, String>) -> Result<Vec<Endpoint>> {
     (0..count)
         .map(|i| {
             let address = match addresses.as_ref().and_then(|a| a.get(i)).filter(|a| !a.is_empty()) {
-                Some(text) => Some(text.parse::<IpAddr>().map_err(|e| Error::new(Kind::Config, "hostaddr is not an IP address").because(e))?),
+                Some(text) => Some(
+                    text.parse::<IpAddr>().map_err(|e| Error::new(Kind::Config, "hostaddr is not an IP address").because(e))?,
+                ),
                 None => None,
             };
             let host = match (hosts.as_ref().and_then(|h| h.get(i)).filter(|h| !h.is_empty()), address) {
@@ -79,7 +81,11 @@ pub(super) fn list(params: &BTreeMap<String, String>) -> Result<Vec<Endpoint>> {
             };
             let port = match ports.get(i).or(if ports.len() == 1 { ports.first() } else { None }).copied().unwrap_or_default() {
                 "" => DEFAULT_PORT,
-                text => text.parse().ok().filter(|p| *p > 0).ok_or_else(|| Error::new(Kind::Config, "port is not a number from 1 to 65535"))?,
+                text => text
+                    .parse()
+                    .ok()
+                    .filter(|p| *p > 0)
+                    .ok_or_else(|| Error::new(Kind::Config, "port is not a number from 1 to 65535"))?,
             };
             Ok(Endpoint { host, address, port })
         })

@@ -6,6 +6,7 @@ pub mod catalog;
 pub mod clients;
 mod conninfo;
 mod endpoint;
+mod explain;
 mod passfile;
 mod session;
 mod settings;

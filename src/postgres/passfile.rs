@@ -9,7 +9,13 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::runtime::SecretText;
 
 /// The first matching line's password. A file that others may read is refused if it was asked for, else ignored, as libpq does.
-pub(super) fn look_up(path: &Path, explicit: bool, endpoint: &Endpoint, database: &str, user: &str) -> Result<Option<SecretText>> {
+pub(super) fn look_up(
+    path: &Path,
+    explicit: bool,
+    endpoint: &Endpoint,
+    database: &str,
+    user: &str,
+) -> Result<Option<SecretText>> {
     let meta = match path.metadata() {
         Ok(meta) => meta,
         Err(e) if !explicit && e.kind() == ErrorKind::NotFound => return Ok(None),
@@ -21,7 +27,9 @@ pub(super) fn look_up(path: &Path, explicit: bool, endpoint: &Endpoint, database
     }
     if meta.permissions().mode() & 0o077 != 0 {
         if explicit {
-            return Err(Error::new(Kind::Denied, "other users may read or change it").hint(format!("Run chmod 0600 {}.", path.display())));
+            return Err(
+                Error::new(Kind::Denied, "other users may read or change it").hint(format!("Run chmod 0600 {}.", path.display()))
+            );
         }
         tracing::warn!(file = %path.display(), "the password file is ignored: other users may read it (chmod 0600)");
         return Ok(None);

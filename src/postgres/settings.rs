@@ -42,8 +42,18 @@ const IN_ARGUMENT: &[&str] = &["keepalives", "keepalives_idle", "keepalives_inte
 
 /// Those we act on ourselves. `client_encoding` is left out on purpose: a dump is in its database's own encoding.
 const OURS: &[&str] = &[
-    "host", "hostaddr", "port", "dbname", "password", "passfile", "application_name", "fallback_application_name",
-    "connect_timeout", "target_session_attrs", "load_balance_hosts", "client_encoding",
+    "host",
+    "hostaddr",
+    "port",
+    "dbname",
+    "password",
+    "passfile",
+    "application_name",
+    "fallback_application_name",
+    "connect_timeout",
+    "target_session_attrs",
+    "load_balance_hosts",
+    "client_encoding",
 ];
 
 const SSL_MODES: &[&str] = &["disable", "allow", "prefer", "require", "verify-ca", "verify-full"];
@@ -72,7 +82,9 @@ impl ConnectionSettings {
         if let Some(mode) = params.get("sslmode")
             && !SSL_MODES.contains(&mode.as_str())
         {
-            return Err(Error::new(Kind::Config, "sslmode has an unknown value").hint(format!("Use one of {}.", SSL_MODES.join(", "))));
+            return Err(
+                Error::new(Kind::Config, "sslmode has an unknown value").hint(format!("Use one of {}.", SSL_MODES.join(", ")))
+            );
         }
         let password = params.remove("password").filter(|p| !p.is_empty()).map(SecretText::new);
         let endpoints = endpoint::list(&params)?;
@@ -96,6 +108,14 @@ impl ConnectionSettings {
     pub fn with_database(&self, name: &str) -> Self {
         let mut other = self.clone();
         other.params.insert("dbname".to_owned(), name.to_owned());
+        other
+    }
+
+    /// The same server and user, the database to be chosen ([`super::connect`]).
+    #[must_use]
+    pub fn without_database(&self) -> Self {
+        let mut other = self.clone();
+        other.params.remove("dbname");
         other
     }
 
@@ -143,7 +163,8 @@ impl ConnectionSettings {
         };
         let user = self.get("user").unwrap_or_default();
         let database = self.get("dbname").unwrap_or_default();
-        passfile::look_up(&path, explicit, endpoint, database, user).context(|| format!("read the password file {}", path.display()))
+        passfile::look_up(&path, explicit, endpoint, database, user)
+            .context(|| format!("read the password file {}", path.display()))
     }
 
     /// Gives a client tool everything but the database: host, user, TLS, and the password by its environment only.
@@ -205,7 +226,9 @@ fn check_keyword(key: &str) -> Result<()> {
     let error = |what: &str| Error::new(Kind::Config, format!("the connection parameter {key} {what}"));
     Err(match key {
         "service" | "servicefile" => error("is not supported").hint("Write host, user and so on into the URL itself."),
-        "sslpassword" => error("is not supported").hint("Use a client key without a passphrase, in a file only this user can read."),
+        "sslpassword" => {
+            error("is not supported").hint("Use a client key without a passphrase, in a file only this user can read.")
+        }
         "replication" => error("is not supported").hint("Leave it out; it is set where it is needed."),
         _ => {
             let near = known.map(|k| (strsim::damerau_levenshtein(k, key), k)).min().filter(|(d, _)| *d <= 3);

@@ -58,7 +58,8 @@ fn verifier(settings: &ConnectionSettings) -> Result<Verifier> {
     let mut builder = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::new(default_provider()));
     if let Some(path) = settings.get("sslcrl") {
         let lists = CertificateRevocationListDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-        builder = builder.with_crls(lists.map_err(|e| unreadable("sslcrl", Path::new(path), e))?).allow_unknown_revocation_status();
+        builder =
+            builder.with_crls(lists.map_err(|e| unreadable("sslcrl", Path::new(path), e))?).allow_unknown_revocation_status();
     }
     let chain = builder.build().map_err(|e| Error::new(Kind::Config, "sslrootcert or sslcrl cannot be used").because(e))?;
     // With sslrootcert=system libpq insists on the name as well.
@@ -124,11 +125,9 @@ impl ServerCertVerifier for Verifier {
         }
         match chain.verify_server_cert(cert, intermediates, name, stapled, now) {
             // The chain is verified before the name.
-            Err(rustls::Error::InvalidCertificate(CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. }))
-                if self.check == Check::Chain =>
-            {
-                Ok(ServerCertVerified::assertion())
-            }
+            Err(rustls::Error::InvalidCertificate(
+                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+            )) if self.check == Check::Chain => Ok(ServerCertVerified::assertion()),
             other => other,
         }
     }

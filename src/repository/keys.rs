@@ -29,8 +29,9 @@ const P: u32 = 1;
 /// A key file.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct KeyFile {
-    /// When it was made.
-    pub created: Time,
+    /// When it was made; rustic does not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub created: Option<Time>,
     /// By whom.
     #[serde(default)]
     pub username: String,
@@ -67,7 +68,7 @@ impl KeyFile {
         let mut salt = [0; 64];
         random(&mut salt);
         let mut file = Self {
-            created,
+            created: Some(created),
             username: username.to_owned(),
             hostname: hostname.to_owned(),
             kdf: "scrypt".to_owned(),
@@ -153,6 +154,29 @@ pub(super) async fn load_all(store: &dyn Store) -> Result<Vec<(Id, KeyFile)>> {
     Ok(out)
 }
 
+/// The first key that `password` opens, where there is no `config` yet to tell whether it is the right one. Key files
+/// that are no good are passed over.
+pub(super) async fn find(store: &dyn Store, password: &SecretText) -> Result<Option<(Id, MasterKey)>> {
+    for (id, _) in raw::list(store, "keys").await?.into_iter().take(MAX_TRIED) {
+        match unwrap(store, &id, password).await {
+            Ok(Some(master)) => return Ok(Some((id, master))),
+            Ok(None) => {}
+            Err(e) if matches!(e.kind(), Kind::Corrupt | Kind::Failed | Kind::NotFound) => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(None)
+}
+
+/// The master key in a key file; `None` if the password is not this key's.
+async fn unwrap(store: &dyn Store, id: &Id, password: &SecretText) -> Result<Option<MasterKey>> {
+    let bytes = raw::load(store, "keys", id).await?;
+    let file: KeyFile = serde_json::from_slice(&bytes).map_err(|e| Error::new(Kind::Corrupt, "not a key file").because(e))?;
+    let password = password.clone();
+    // scrypt takes a tenth of a second and more: not on a thread that serves requests.
+    tokio::task::spawn_blocking(move || file.unwrap_with(&password)).await.map_err(|e| Error::new(Kind::Bug, "a key thread ended").because(e))?
+}
+
 /// Finds the key that `password` opens and that opens `config`, which is returned with it. Damaged key files, and those
 /// of a process that just lost the race to create the repository, are passed over as long as another one opens.
 pub(super) async fn open(store: &dyn Store, password: &SecretText, config: &[u8]) -> Result<(Id, MasterKey, ConfigFile)> {
@@ -160,14 +184,7 @@ pub(super) async fn open(store: &dyn Store, password: &SecretText, config: &[u8]
     let listed = raw::list(store, "keys").await?;
     let none = listed.is_empty();
     for (id, _) in listed.into_iter().take(MAX_TRIED) {
-        let tried = async {
-            let bytes = raw::load(store, "keys", &id).await?;
-            let file: KeyFile = serde_json::from_slice(&bytes).map_err(|e| Error::new(Kind::Corrupt, "not a key file").because(e))?;
-            let password = password.clone();
-            // scrypt takes a tenth of a second and more: not on a thread that serves requests.
-            tokio::task::spawn_blocking(move || file.unwrap_with(&password)).await.map_err(|e| Error::new(Kind::Bug, "a key thread ended").because(e))?
-        };
-        match tried.await.context(|| format!("open key {}", id.short())) {
+        match unwrap(store, &id, password).await.context(|| format!("open key {}", id.short())) {
             Ok(Some(master)) => match raw::decode(&master, config).context(|| "read the repository's config") {
                 Ok(config) => return Ok((id, master, config)),
                 Err(e) => broken = Some(e),
@@ -180,7 +197,7 @@ pub(super) async fn open(store: &dyn Store, password: &SecretText, config: &[u8]
         }
     }
     if none {
-        return Err(Error::new(Kind::NoRepository, format!("{} has no keys", store.location())).hint("Without any file in keys/, the repository cannot be opened. Restore one from a copy."));
+        return Err(Error::new(Kind::Corrupt, format!("the repository at {} has no keys", store.location())).hint("Without any file in keys/, the repository cannot be opened. Restore one from a copy."));
     }
     let error = Error::new(Kind::WrongPassword, format!("no key of the repository at {} opens with this password", store.location()))
         .hint("Check which password the configuration refers to; `restic key list` shows the keys that exist.");

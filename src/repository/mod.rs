@@ -8,18 +8,24 @@
 //! [`Repository`] was opened on. The calls of [`Repository`] itself are async.
 
 mod adopt;
+mod by_pack;
 mod cache;
+mod check;
 mod chunk;
 mod config_file;
 mod gate;
 mod index;
 mod keys;
 mod lock;
+mod marks;
 mod pack;
+mod prune;
 mod raw;
 mod reader;
 mod snapshot;
+mod survey;
 mod tree;
+mod walk;
 mod writer;
 
 use std::path::PathBuf;
@@ -30,15 +36,18 @@ use futures::{StreamExt, TryStreamExt};
 use tokio::runtime::Handle;
 
 pub use adopt::adopt_orphans;
+pub use check::{CheckOptions, CheckProgress, CheckReport, ParseReadDataError, ReadData, check};
 pub use chunk::{Chunking, SMALL_FILE};
 pub use config_file::ConfigFile;
 pub use index::{BlobPlace, BlobType, Index, IndexBuilder, IndexEntry, IndexFile, IndexedBlob, IndexedPack};
 pub use keys::KeyFile;
-pub use lock::{LockFile, LockHolder, LockMode, RepoLock};
+pub use lock::{LockFile, LockHolder, LockMode, ProcessMark, RepoLock};
 pub use pack::LEVEL_OFF;
+pub use prune::{MaxUnused, Prune, PruneOptions, PruneProgress, PruneStats, plan_prune};
 pub use reader::{FileReader, Reader, Want};
 pub use snapshot::{Snapshot, SnapshotFile, SnapshotSummary};
-pub use tree::{decode_tree, encode_tree};
+pub use survey::{Finding, Findings};
+pub use tree::{decode_tree, encode_tree, visit_tree};
 pub use writer::{Done, FileContent, FileWriter, Lane, Saved, Writer, WriterOptions, WriterStats};
 
 use crate::crypto::MasterKey;
@@ -99,12 +108,19 @@ impl Repository {
             return Err(Error::new(Kind::Corrupt, format!("{} has snapshots but no config file", store.location()))
                 .hint("A repository was damaged here. Bring its config file back from a copy; nothing was written."));
         }
-        let (master, config) = (MasterKey::generate(), ConfigFile::generate());
-        let (wrapped, created, who) = (master.clone(), env.clock.now(), holder.clone());
-        let password_again = password.clone();
-        let file = tokio::task::spawn_blocking(move || KeyFile::wrap(&wrapped, &password_again, created, &who.username, &who.hostname));
-        let file = file.await.map_err(|e| Error::new(Kind::Bug, "a key thread ended").because(e))??;
-        let key_id = keys::save(store.as_ref(), &file).await.context(doing)?;
+        let config = ConfigFile::generate();
+        // The key of an attempt that ended half-way is used again: left beside another one, it would keep stock clients
+        // from opening the repository.
+        let (key_id, master) = match keys::find(store.as_ref(), password).await.context(doing)? {
+            Some(found) => found,
+            None => {
+                let (master, created, who, password) = (MasterKey::generate(), env.clock.now(), holder.clone(), password.clone());
+                let wrap = move || KeyFile::wrap(&master, &password, created, &who.username, &who.hostname).map(|file| (file, master));
+                let wrapped = tokio::task::spawn_blocking(wrap).await.map_err(|e| Error::new(Kind::Bug, "a key thread ended").because(e))?;
+                let (file, master) = wrapped?;
+                (keys::save(store.as_ref(), &file).await.context(doing)?, master)
+            }
+        };
         // Never compressed and without a leading byte, as the format wants it.
         let sealed = raw::encode(&master, 1, &config)?;
         let put = store.put(&config_key()?, Payload::from(sealed), PutMode::Create).await;
@@ -114,7 +130,11 @@ impl Repository {
                 Ok((repo, InitOutcome::Created))
             }
             Err(e) if e.kind() == store::ErrorKind::AlreadyExists => {
-                store.delete(&Key::new(format!("keys/{key_id}"))?).await.map_err(Error::from).context(doing)?;
+                let winners = store.get(&config_key()?, None).await.map_err(Error::from).context(doing)?;
+                // Somebody may have won with our key: then it is the repository's only one.
+                if raw::decode::<ConfigFile>(&master, &winners).is_err() {
+                    store.delete(&Key::new(format!("keys/{key_id}"))?).await.map_err(Error::from).context(doing)?;
+                }
                 Ok((Self::open(store, password, env).await?, InitOutcome::AlreadyExists))
             }
             Err(e) => Err(Error::from(e).context(doing())),
@@ -143,6 +163,14 @@ impl Repository {
     fn assemble(store: Arc<dyn Store>, key: MasterKey, key_id: Id, config: ConfigFile, env: &RepoEnv) -> Self {
         let cache = env.cache_dir.as_deref().and_then(|dir| cache::Cache::open(dir, &config.id));
         Self(Arc::new(Inner { store, key, key_id, config, clock: env.clock.clone(), cache, runtime: Handle::current() }))
+    }
+
+    /// The same repository, reached through another view of its store: one that counts, or limits.
+    #[must_use]
+    pub fn with_store(&self, store: Arc<dyn Store>) -> Self {
+        let Inner { key, key_id, config, clock, cache, runtime, .. } = self.0.as_ref();
+        let (key, config, clock, cache) = (key.clone(), config.clone(), clock.clone(), cache.clone());
+        Self(Arc::new(Inner { store, key, key_id: *key_id, config, clock, cache, runtime: runtime.clone() }))
     }
 
     /// The repository's random id.

@@ -21,6 +21,8 @@ pub const LEVEL_OFF: i32 = i32::MIN;
 /// One thread's compressor with its scratch memory.
 pub(crate) struct Codec {
     compressor: Option<Compressor<'static>>,
+    /// Whether blobs are compressed only where they must be.
+    reluctant: bool,
     decompressor: Decompressor<'static>,
     compressed: Vec<u8>,
     sealed: Vec<u8>,
@@ -42,7 +44,17 @@ impl Codec {
             Some(Compressor::new(level).map_err(|e| Error::new(Kind::Config, format!("compression level {level} is not supported")).because(e))?)
         };
         let decompressor = Decompressor::new().context(|| "prepare decompression")?;
-        Ok(Self { compressor, decompressor, compressed: Vec::new(), sealed: Vec::new(), opened: Vec::new(), plain: Vec::new() })
+        Ok(Self { compressor, reluctant: false, decompressor, compressed: Vec::new(), sealed: Vec::new(), opened: Vec::new(), plain: Vec::new() })
+    }
+
+    /// For writing to a repository of this format version. Version 1 knows no compression; from 2 on trees are always
+    /// compressed, because stock prune would do it else.
+    pub(crate) fn for_writing(level: i32, version: u32) -> Result<Self> {
+        if version < 2 {
+            return Self::new(LEVEL_OFF);
+        }
+        let codec = Self::new(if level == LEVEL_OFF { 1 } else { level })?;
+        Ok(Self { reluctant: level == LEVEL_OFF, ..codec })
     }
 
     /// Compresses where that helps, seals, and proves the result by opening it again: a fault in memory or processor
@@ -50,7 +62,9 @@ impl Codec {
     pub(crate) fn seal(&mut self, key: &MasterKey, id: &Id, plain: &[u8], always_compress: bool) -> Result<SealedBlob<'_>> {
         let bug = |what: &str| Error::new(Kind::Bug, format!("blob {id}: {what}")).hint("This points at faulty memory or a faulty processor: check the machine.");
         let mut uncompressed = 0;
-        if let Some(compressor) = &mut self.compressor {
+        if let Some(compressor) = &mut self.compressor
+            && (always_compress || !self.reluctant)
+        {
             self.compressed.clear();
             self.compressed.reserve(zstd::zstd_safe::compress_bound(plain.len()));
             compressor.compress_to_buffer(plain, &mut self.compressed).map_err(|e| bug("cannot be compressed").because(e))?;

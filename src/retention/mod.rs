@@ -17,6 +17,7 @@
 //! - Only snapshots with our `job=` tag, of this job, are looked at. Held ones stay.
 //! - The newest complete snapshot of a job stays, whatever the rules say.
 //! - Incomplete snapshots fill no period and push nothing out. They go once a newer complete one exists.
+//! - A snapshot that another program altered fills no period either. It goes when it would go if it were whole.
 //! - A snapshot dated over 5 minutes ahead of the store's clock is reported and otherwise ignored: it neither goes, nor counts.
 //! - Where this machine's clock and the store's differ by over 5 minutes, nothing goes.
 //! - A plan that would remove an unusual share of a job's complete snapshots is refused unless forced

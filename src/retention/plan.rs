@@ -22,6 +22,8 @@ pub struct Candidate {
     pub job: Option<String>,
     /// Everything that was asked for is in it.
     pub complete: bool,
+    /// Another program changed what is in it since it was made, so that it may lack what was asked for.
+    pub altered: bool,
     /// Somebody said that it must stay.
     pub hold: bool,
     /// Bytes of its files, to show what a plan is about.
@@ -116,12 +118,15 @@ impl Plan {
 #[must_use]
 pub fn plan(job: &str, snapshots: &[Candidate], keep: &Keep, guards: &Guards) -> Plan {
     let mut sorted: Vec<&Candidate> = snapshots.iter().collect();
-    sorted.sort_by(|a, b| (b.time, b.id).cmp(&(a.time, a.id)));
+    sorted.sort_by_key(|c| std::cmp::Reverse((c.time, c.id)));
     let mut alarms = Vec::new();
 
     let future = |c: &Candidate| c.time.max(c.end.unwrap_or(c.time)).seconds_since(guards.store_now) > CLOCK_TOLERANCE_SECS as f64;
-    let counted: Vec<&Candidate> = sorted.iter().copied().filter(|c| c.job.as_deref() == Some(job) && c.complete && !future(c)).collect();
+    let believed: Vec<&Candidate> = sorted.iter().copied().filter(|c| c.job.as_deref() == Some(job) && c.complete && !future(c)).collect();
+    let counted: Vec<&Candidate> = believed.iter().copied().filter(|c| !c.altered).collect();
     let kept = kept_by_rules(&counted, keep, guards);
+    // Altered ones push nothing out, and stay where they would if they were whole.
+    let kept_altered = kept_by_rules(&believed, keep, guards);
     let newest = counted.first().copied();
 
     let mut decisions = Vec::with_capacity(sorted.len());
@@ -152,7 +157,12 @@ pub fn plan(job: &str, snapshots: &[Candidate], keep: &Keep, guards: &Guards) ->
                     if newest.is_some_and(|n| n.id == c.id) {
                         reasons.push("newest complete snapshot of the job".into());
                     }
-                    reasons.extend(kept.get(&c.id).cloned().unwrap_or_default());
+                    let kept = if c.altered { &kept_altered } else { &kept };
+                    let rules = kept.get(&c.id).cloned().unwrap_or_default();
+                    if c.altered && !rules.is_empty() {
+                        reasons.push("altered by another program, so it counts for nothing".into());
+                    }
+                    reasons.extend(rules);
                 } else if newest.is_none_or(|n| (n.time, n.id) < (c.time, c.id)) {
                     reasons.push("incomplete, and there is no newer complete one".into());
                 }

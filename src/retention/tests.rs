@@ -20,7 +20,7 @@ fn id(n: u32) -> Id {
 }
 
 fn snapshot(n: u32, time: Time) -> Candidate {
-    Candidate { id: id(n), time, end: None, job: Some("main".into()), complete: true, hold: false, size: 1 }
+    Candidate { id: id(n), time, end: None, job: Some("main".into()), complete: true, altered: false, hold: false, size: 1 }
 }
 
 fn all(times: &[&str]) -> Vec<Candidate> {
@@ -115,6 +115,19 @@ fn incomplete_ones_count_for_nothing_and_go_when_a_newer_complete_one_exists() {
     assert_eq!(actions, [Action::Keep, Action::Keep, Action::Remove, Action::Keep]);
     assert_eq!(plan.decisions[0].reasons, ["incomplete, and there is no newer complete one"]);
     assert_eq!(plan.removals().unwrap(), [id(2)]);
+}
+
+#[test]
+fn altered_ones_push_nothing_out_and_go_when_they_would() {
+    let mut list = all(&["2026-11-21T11:00:00Z", "2026-11-20T11:00:00Z", "2026-11-19T11:00:00Z", "2026-11-18T11:00:00Z", "2026-11-17T11:00:00Z"]);
+    list[1].altered = true;
+    list[3].altered = true;
+    let plan = plan("main", &list, &Keep { last: Some(3), ..none() }, &guards());
+    let actions: Vec<Action> = plan.decisions.iter().map(|d| d.action).collect();
+    assert_eq!(actions, [Action::Keep, Action::Keep, Action::Keep, Action::Remove, Action::Keep]);
+    assert!(plan.decisions[1].reasons[0].contains("altered by another program"));
+    list.iter_mut().for_each(|c| c.altered = true);
+    assert_eq!(kept(&list, &Keep { last: Some(3), ..none() }, &guards()).len(), 3);
 }
 
 #[test]
@@ -215,10 +228,10 @@ fn keeps() -> impl Strategy<Value = Keep> {
 fn snapshots() -> impl Strategy<Value = Vec<Candidate>> {
     let age = prop_oneof![4 => 0i64..30 * 86_400, 3 => 0i64..900 * 86_400, 1 => -86_400i64..0];
     let job = prop_oneof![8 => Just(Some("main".to_owned())), 1 => Just(Some("other".to_owned())), 1 => Just(None)];
-    let one = (age, job, prop::bool::weighted(0.8), prop::bool::weighted(0.1));
+    let one = (age, job, prop::bool::weighted(0.8), prop::bool::weighted(0.1), prop::bool::weighted(0.1));
     prop::collection::vec(one, 0..40).prop_map(|list| {
         let now = t(NOW).secs;
-        (0..).zip(list).map(|(n, (age, job, complete, hold))| Candidate { job, complete, hold, ..snapshot(n, Time::new(now - age, 0)) }).collect()
+        (0..).zip(list).map(|(n, (age, job, complete, hold, altered))| Candidate { job, complete, hold, altered, ..snapshot(n, Time::new(now - age, 0)) }).collect()
     })
 }
 
@@ -277,8 +290,9 @@ proptest! {
                 prop_assert!(!gone.contains(&c.id), "{:?}", c);
             }
         }
-        let newest = list.iter().filter(|c| c.job.as_deref() == Some("main") && c.complete && !future(c)).max_by_key(|c| (c.time, c.id));
-        if let Some(newest) = newest {
+        let complete = |c: &&Candidate| c.job.as_deref() == Some("main") && c.complete && !future(c);
+        let whole = list.iter().filter(|c| complete(c) && !c.altered).max_by_key(|c| (c.time, c.id));
+        if let Some(newest) = whole.or(list.iter().filter(complete).max_by_key(|c| (c.time, c.id))) {
             prop_assert!(!gone.contains(&newest.id));
         } else {
             prop_assert!(gone.is_empty());
@@ -291,8 +305,8 @@ proptest! {
     #[test]
     fn only_complete_past_snapshots_of_the_job_matter(list in snapshots(), keep in keeps()) {
         // Without the others, the same complete ones go.
-        let alone: Vec<Candidate> = list.iter().filter(|c| c.job.as_deref() == Some("main") && c.complete && c.time.secs <= t(NOW).secs + 300).cloned().collect();
-        let complete: BTreeSet<Id> = list.iter().filter(|c| c.complete).map(|c| c.id).collect();
+        let alone: Vec<Candidate> = list.iter().filter(|c| c.job.as_deref() == Some("main") && c.complete && !c.altered && c.time.secs <= t(NOW).secs + 300).cloned().collect();
+        let complete: BTreeSet<Id> = list.iter().filter(|c| c.complete && !c.altered).map(|c| c.id).collect();
         let gone: BTreeSet<Id> = removed(&list, &keep).intersection(&complete).copied().collect();
         prop_assert_eq!(gone, removed(&alone, &keep));
     }

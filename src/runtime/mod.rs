@@ -2,10 +2,12 @@
 
 mod cancel;
 mod clock;
+mod limits;
 pub mod memory;
 pub mod process;
 pub mod secret;
 
 pub use cancel::Cancel;
 pub use clock::{Clock, SystemClock, TestClock};
+pub use limits::raise_open_files;
 pub use secret::{Secret, SecretText};

@@ -72,7 +72,7 @@ impl Expression {
 
     /// What it means in plain English, in lower case.
     pub(super) fn describe(&self) -> String {
-        let text = self.cron.describe();
+        let text = self.cron.describe().replacen("At every ", "Every ", 1);
         let mut chars = text.trim_end_matches('.').chars();
         chars.next().map(|c| c.to_lowercase().chain(chars).collect()).unwrap_or_default()
     }

@@ -11,18 +11,33 @@
 //! Not promised: that a put that failed left nothing behind (the object may be there, whole), nor any order between
 //! two puts that run at the same time.
 
-mod local;
+pub mod count;
+pub mod fault;
+pub mod lease;
+pub mod local;
+mod open;
+pub mod retry;
+mod settings;
+mod shared;
+mod url;
 
 use std::fmt;
 use std::ops::Range;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
 
-use crate::model::Time;
-
+pub use count::{Counted, Counter, Counts};
+pub use lease::Lease;
 pub use local::LocalStore;
+pub use open::{OpenOptions, open};
+pub use retry::{Retrier, Retry, RetryPolicy};
+pub use settings::{AccessTier, AzureAuth, AzureSettings, Checksum, S3Settings, Settings, Sse};
+pub use url::StoreUrl;
+
+use crate::model::Time;
 
 /// `Result` with a store [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -74,6 +89,18 @@ impl Payload {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.iter().all(Bytes::is_empty)
+    }
+
+    /// Whether the pieces together are exactly `bytes`.
+    #[must_use]
+    pub fn is(&self, mut bytes: &[u8]) -> bool {
+        for piece in &self.0 {
+            match bytes.strip_prefix(&piece[..]) {
+                Some(rest) => bytes = rest,
+                None => return false,
+            }
+        }
+        bytes.is_empty()
     }
 }
 
@@ -228,6 +255,36 @@ impl Error {
     pub fn kind(&self) -> ErrorKind {
         self.kind
     }
+
+    /// What the user can do next, if there is something to say.
+    #[must_use]
+    pub fn hint_text(&self) -> Option<&str> {
+        self.hint.as_deref()
+    }
+
+    /// `what: cause: deeper cause`, without the hint.
+    #[must_use]
+    pub fn chain(&self) -> String {
+        let mut out = self.what.clone();
+        let mut next = std::error::Error::source(self);
+        while let Some(e) = next {
+            let text = e.to_string();
+            if !text.is_empty() && !out.ends_with(&text) {
+                out.push_str(": ");
+                out.push_str(&text);
+            }
+            next = e.source();
+        }
+        out
+    }
+
+    /// Says how long it was tried.
+    fn gave_up(mut self, tries: u32, spent: Duration) -> Self {
+        if tries > 1 {
+            self.what.push_str(&format!(" (tried {tries} times in {} s)", spent.as_secs()));
+        }
+        self
+    }
 }
 
 impl fmt::Display for Error {
@@ -262,6 +319,19 @@ impl From<Error> for crate::error::Error {
             None => out,
         }
     }
+}
+
+/// The part of an object of `size` bytes that a [`Store::get`] of `range` returns.
+fn clamp_range(key: &Key, range: Option<Range<u64>>, size: u64) -> Result<Range<u64>> {
+    let range = range.unwrap_or(0..size);
+    if range.is_empty() {
+        return Ok(0..0);
+    }
+    if range.start >= size {
+        let what = format!("read {key} from byte {}: it has {size} bytes", range.start);
+        return Err(Error::new(ErrorKind::Invalid, what));
+    }
+    Ok(range.start..range.end.min(size))
 }
 
 impl<T> crate::error::Context<T> for Result<T> {

@@ -13,7 +13,9 @@ fn mistakes(text: &str) -> Vec<Mistake> {
 
 /// A valid file with `extra` in front.
 fn with(extra: &str) -> String {
-    format!("{extra}\nrepository: {{ url: file:///srv/backups, password: {{ value: x }} }}\ntenants: {{ acme: {{ jobs: {{ a: {{ volume: {{ path: /data }} }} }} }} }}\n")
+    format!(
+        "{extra}\nrepository: {{ url: file:///srv/backups, password: {{ value: x }} }}\ntenants: {{ acme: {{ jobs: {{ a: {{ volume: {{ path: /data }} }} }} }} }}\n"
+    )
 }
 
 #[test]
@@ -96,11 +98,19 @@ fn the_example_is_valid_and_fits_the_schema() {
     let schema = schema();
     assert_eq!(schema["additionalProperties"], false);
     for name in ["environment", "repository", "tenants", "http", "limits", "policies"] {
-        assert!(schema["properties"][name]["description"].is_string() || schema["properties"][name]["$ref"].is_string() || schema["properties"][name]["anyOf"].is_array(), "{name}");
+        assert!(
+            schema["properties"][name]["description"].is_string()
+                || schema["properties"][name]["$ref"].is_string()
+                || schema["properties"][name]["anyOf"].is_array(),
+            "{name}"
+        );
     }
     // Commented settings of the example are offers; each must be one that exists.
     let offers = EXAMPLE.replace("      # orders:", "      orders:").replace("      #   ", "        ");
-    let offers = offers.replace("      # broker:", "      broker:").replace("# http:", "http:").replace("  # quiet_hours", "  quiet_hours");
+    let offers = offers
+        .replace("      # broker:", "      broker:")
+        .replace("# http:", "http:")
+        .replace("  # quiet_hours", "  quiet_hours");
     yaml(&offers).unwrap_or_else(|m| panic!("{m}"));
 }
 
@@ -226,7 +236,19 @@ fn a_store_of_its_own_inherits_no_credentials() {
 
 #[test]
 fn urls_of_stores_are_checked() {
-    for bad in ["", "bucket", "ftp://x", "s3://", "s3://Bucket", "s3://key:secret@bucket", "s3://bucket/../x", "file://relative", "file:///a/../b", "s3://bucket:9000/x", "s3s://bucket"] {
+    for bad in [
+        "",
+        "bucket",
+        "ftp://x",
+        "s3://",
+        "s3://Bucket",
+        "s3://key:secret@bucket",
+        "s3://bucket/../x",
+        "file://relative",
+        "file:///a/../b",
+        "s3://bucket:9000/x",
+        "s3s://bucket",
+    ] {
         let found = yaml(&with("").replace("file:///srv/backups", &format!("{bad:?}"))).expect_err(bad);
         assert!(found.0.iter().any(|m| m.path == "repository.url"), "{bad}: {found}");
     }

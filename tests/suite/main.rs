@@ -4,9 +4,13 @@
 
 mod backup;
 mod config;
+mod daemon;
 mod engine;
+mod cli;
 mod command;
 mod documents;
 mod judges;
 mod pg_dump;
+mod repository;
 mod support;
+mod volume;

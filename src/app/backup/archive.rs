@@ -83,7 +83,10 @@ struct Stack {
 }
 
 enum Task {
-    Dir { dir: Dir, parent_tree: Option<Id>, place: Option<Place> },
+    /// The volume itself, and the parent's tree for it.
+    Root { dir: Dir, was: Option<Id> },
+    /// Opened when its turn comes: a directory may have more below it than a process may have open.
+    Dir { found: Found, place: Place },
     File { open: Arc<OpenDir>, found: Found, at: usize },
 }
 
@@ -121,7 +124,7 @@ pub(super) fn archive(volume: Volume, root: Dir, parent: Option<Parent>, writer:
         parent,
         stats,
         cancel: cancel.clone(),
-        stack: Mutex::new(Stack { tasks: vec![Task::Dir { dir: root, parent_tree, place: None }], busy: 0, over: false }),
+        stack: Mutex::new(Stack { tasks: vec![Task::Root { dir: root, was: parent_tree }], busy: 0, over: false }),
         work: Condvar::new(),
         problems: Mutex::default(),
         links: Mutex::default(),
@@ -153,7 +156,8 @@ impl Walk {
     fn run(self: &Arc<Self>) {
         while let Some(task) = self.take() {
             let done = match task {
-                Task::Dir { dir, parent_tree, place } => self.directory(dir, parent_tree, place),
+                Task::Root { dir, was } => self.directory(dir, was, None),
+                Task::Dir { found, place } => self.enter(&found, place),
                 Task::File { open, found, at } => self.large_file(&open, &found, at),
             };
             if let Err(e) = done {
@@ -208,8 +212,7 @@ impl Walk {
 
     /// Lists a directory, settles what is unchanged, reads small files, and leaves directories and large files as tasks.
     fn directory(self: &Arc<Self>, dir: Dir, parent_tree: Option<Id>, place: Option<Place>) -> Result<()> {
-        let listing = self.volume.list(&dir)?;
-        self.problems.lock().extend(listing.problems);
+        let mut names = self.volume.names(&dir)?;
         let mut was = match (&self.parent, parent_tree) {
             // A parent that cannot be read must not stop the backup: everything below is read anew.
             (Some(parent), Some(id)) => match parent.reader.tree(id) {
@@ -222,7 +225,6 @@ impl Walk {
             _ => None,
         };
         let has_parent = was.is_some();
-        let entries = listing.entries;
         let open = Arc::new(OpenDir {
             dir,
             nodes: Mutex::new(Vec::new()),
@@ -231,28 +233,34 @@ impl Walk {
             was: if has_parent { parent_tree } else { None },
             place,
         });
-        let mut nodes: Vec<Option<Node>> = Vec::with_capacity(entries.len());
-        let (mut small, mut later) = (Vec::new(), Vec::new());
-        for mut found in entries {
-            let old = was.as_mut().and_then(|was| {
-                while was.next_if(|n| n.name < found.name).is_some() {
-                    open.same.store(false, Ordering::Relaxed);
-                }
-                was.next_if(|n| n.name == found.name)
-            });
-            let at = nodes.len();
-            let node = self.settle(&open, &mut found, old, at, &mut small, &mut later)?;
-            nodes.push(node);
+        open.nodes.lock().reserve_exact(names.len());
+        // Part by part, so that a directory with very many entries needs no more memory than its nodes take.
+        while let Some(listing) = self.volume.look_at_some(&open.dir, &mut names) {
+            self.problems.lock().extend(listing.problems);
+            let first = open.nodes.lock().len();
+            let mut nodes: Vec<Option<Node>> = Vec::with_capacity(listing.entries.len());
+            let (mut small, mut later) = (Vec::new(), Vec::new());
+            for mut found in listing.entries {
+                let old = was.as_mut().and_then(|was| {
+                    while was.next_if(|n| n.name < found.name).is_some() {
+                        open.same.store(false, Ordering::Relaxed);
+                    }
+                    was.next_if(|n| n.name == found.name)
+                });
+                let at = first + nodes.len();
+                let node = self.settle(&open, &mut found, old, at, &mut small, &mut later)?;
+                nodes.push(node);
+            }
+            open.nodes.lock().extend(nodes);
+            open.pending.fetch_add(small.len() + later.len(), Ordering::AcqRel);
+            self.push(later.into_iter().rev());
+            for (found, at) in small {
+                self.cancel.check()?;
+                self.small_file(&open, &found, at)?;
+            }
         }
         if was.as_mut().is_some_and(|was| was.peek().is_some()) {
             open.same.store(false, Ordering::Relaxed);
-        }
-        *open.nodes.lock() = nodes;
-        open.pending.fetch_add(small.len() + later.len(), Ordering::AcqRel);
-        self.push(later.into_iter().rev());
-        for (found, at) in small {
-            self.cancel.check()?;
-            self.small_file(&open, &found, at)?;
         }
         self.entry_done(&open, Via::Walker)
     }
@@ -292,27 +300,14 @@ impl Walk {
         }
         let node = self.volume.to_node(found);
         match found.kind {
-            FoundKind::Dir => match self.volume.enter(&open.dir, found) {
-                Ok(dir) => {
-                    let was = match &old {
-                        Some(Node { kind: NodeKind::Dir { subtree }, .. }) => *subtree,
-                        _ => None,
-                    };
-                    self.note_same(open, &node, old.as_ref());
-                    later.push(Task::Dir { dir, parent_tree: was, place: Some(Place { open: open.clone(), at, was }) });
-                }
-                Err(problem) => {
-                    let gone = problem.is_gone();
-                    open.same.store(false, Ordering::Relaxed);
-                    if gone {
-                        self.problem(problem);
-                        return Ok(None);
-                    }
-                    let text = problem.to_string();
-                    self.problem(problem);
-                    return Ok(Some(self.unreadable_dir(node, text)?));
-                }
-            },
+            FoundKind::Dir => {
+                let was = match &old {
+                    Some(Node { kind: NodeKind::Dir { subtree }, .. }) => *subtree,
+                    _ => None,
+                };
+                self.note_same(open, &node, old.as_ref());
+                later.push(Task::Dir { found: found.clone(), place: Place { open: open.clone(), at, was } });
+            }
             FoundKind::File => {
                 open.same.store(false, Ordering::Relaxed);
                 add(if old.is_some() { &self.stats.files_changed } else { &self.stats.files_new }, 1);
@@ -329,12 +324,25 @@ impl Walk {
         Ok(Some(node))
     }
 
-    /// A directory that may not be read is recorded as an empty one, and the snapshot as incomplete.
-    fn unreadable_dir(&self, mut node: Node, text: String) -> Result<Node> {
-        let subtree = self.writer.tree(&[])?;
-        node.kind = NodeKind::Dir { subtree: Some(subtree) };
-        node.error = Some(text);
-        Ok(node)
+    /// Opens a directory that was listed and goes on with it. One that may not be read is recorded as an empty one.
+    fn enter(self: &Arc<Self>, found: &Found, place: Place) -> Result<()> {
+        let problem = match self.volume.enter(&place.open.dir, found) {
+            Ok(dir) => return self.directory(dir, place.was, Some(place)),
+            Err(problem) => problem,
+        };
+        place.open.same.store(false, Ordering::Relaxed);
+        let empty = if problem.is_gone() { None } else { Some(self.writer.tree(&[])?) };
+        if let Some(slot) = place.open.nodes.lock().get_mut(place.at) {
+            match (empty, slot.as_mut()) {
+                (Some(tree), Some(node)) => {
+                    node.kind = NodeKind::Dir { subtree: Some(tree) };
+                    node.error = Some(problem.to_string());
+                }
+                _ => *slot = None,
+            }
+        }
+        self.problem(problem);
+        self.entry_done(&place.open, Via::Walker)
     }
 
     fn note_same(&self, open: &OpenDir, node: &Node, old: Option<&Node>) {

@@ -226,6 +226,9 @@ impl Run {
         let volume = Volume::open(settings)?;
         let root = volume.root()?;
         let lineage = volume.lineage()?;
+        if lineage.is_empty() {
+            return Err(Error::new(Kind::Config, "the root directory itself cannot be a volume").hint("Name a directory below it."));
+        }
         let parent = if self.request.force { None } else { self.parent_volume(&lineage) };
         let stats = self.request.progress.source.clone();
         let walkers = std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 16);

@@ -187,7 +187,7 @@ async fn limits_hold_and_nothing_starves() {
     let world = World::new();
     let entries = (0..9).map(|i| entry("0 2 * * *", fake(&world, &format!("a/j{i}")))).collect();
     let now = t("2026-11-21T00:00:00Z");
-    (0..9).for_each(|i| drop(world.done.lock().insert(format!("a/j{i}"), now)));
+    world.done.lock().extend((0..9).map(|i| (format!("a/j{i}"), now)));
     let d = daemon(&world, Loaded { entries, limits: Limits { total: 3, per_store: 9 } });
     hours(1).await;
     assert_eq!(world.at_once.lock().1, 3);
@@ -203,7 +203,7 @@ async fn a_busy_store_does_not_hold_up_another() {
     let mut entries: Vec<_> = (0..4).map(|i| entry("0 2 * * *", fake(&world, &format!("a/j{i}")))).collect();
     entries[3].store = "other".into();
     let now = t("2026-11-21T00:00:00Z");
-    (0..4).for_each(|i| drop(world.done.lock().insert(format!("a/j{i}"), now)));
+    world.done.lock().extend((0..4).map(|i| (format!("a/j{i}"), now)));
     let _d = daemon(&world, Loaded { entries, limits: Limits { total: 4, per_store: 1 } });
     hours(1).await;
     assert_eq!(world.said(), ["02:00:00 a/j0 begins", "02:00:00 a/j3 begins", "02:01:00 a/j1 begins", "02:02:00 a/j2 begins"]);

@@ -19,8 +19,8 @@ use crate::runtime::{Cancel, Clock};
 
 /// The clock is looked at this often even if nothing is due, since it may jump.
 const LOOK: Duration = Duration::from_secs(20);
-/// Histories asked for at the same time.
-const LOOKUPS: usize = 4;
+/// Histories asked for at the same time. Opening a repository takes 32 MiB for its password for a moment.
+const LOOKUPS: usize = 2;
 /// Between two questions to a repository that did not answer: at first, and at most.
 const LOOKUP_PAUSE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(300));
 

@@ -3,6 +3,8 @@
 mod job;
 mod repository;
 mod secret;
+mod source;
+mod when;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -42,13 +44,10 @@ pub(crate) fn validate(raw: &RawConfig, out: &mut Collector<'_>) -> Option<Setti
     repository::check_overlap(&tenants, out);
     let http = http(raw.http.as_ref(), out);
     let limits = limits(raw.limits.as_ref(), out);
-    let cache_dir = raw.cache_dir.as_ref().and_then(|dir| {
-        let dir = PathBuf::from(dir);
-        if !dir.is_absolute() {
-            out.add("cache_dir", "not an absolute path");
-        }
-        Some(dir)
-    });
+    let cache_dir = raw.cache_dir.as_ref().map(PathBuf::from);
+    if cache_dir.as_ref().is_some_and(|dir| !dir.is_absolute()) {
+        out.add("cache_dir", "not an absolute path");
+    }
     let settings = Settings { environment: environment?, tenants, http, limits: limits?, cache_dir, commands };
     out.is_clean().then_some(settings)
 }
@@ -88,7 +87,11 @@ fn http(raw: Option<&RawHttp>, out: &mut Collector<'_>) -> Http {
         let text = field.as_deref()?;
         let made = text.parse().ok();
         if made.is_none() {
-            out.add_hint(path, format!("`{}` is not an address", text.escape_debug()), "Write IP and port, e.g. `0.0.0.0:9390` or `[::]:9390`.");
+            out.add_hint(
+                path,
+                format!("`{}` is not an address", text.escape_debug()),
+                "Write IP and port, e.g. `0.0.0.0:9390` or `[::]:9390`.",
+            );
         }
         made
     };

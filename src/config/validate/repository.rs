@@ -56,12 +56,28 @@ pub(super) fn repository(
     let password = match password {
         Some((raw, path)) => names.secret(raw, &path, out),
         None => {
-            missing("password", "there is no password", "Add `password: { file: \"/etc/strongroom/keys/{tenant}\" }`.", tenant_path, default, own, out);
+            missing(
+                "password",
+                "there is no password",
+                "Add `password: { file: \"/etc/strongroom/keys/{tenant}\" }`.",
+                tenant_path,
+                default,
+                own,
+                out,
+            );
             None
         }
     };
     let Some((url, url_path)) = url else {
-        missing("url", "there is no store", "Add `url: s3://bucket/prefix`, `azblob://container/prefix` or `file:///path`.", tenant_path, default, own, out);
+        missing(
+            "url",
+            "there is no store",
+            "Add `url: s3://bucket/prefix`, `azblob://container/prefix` or `file:///path`.",
+            tenant_path,
+            default,
+            own,
+            out,
+        );
         return None;
     };
     let place = parse_url(url, &url_path, out);
@@ -98,7 +114,15 @@ pub(super) fn repository(
 }
 
 /// A missing field is told once, at the default repository, unless the tenant has a block of its own.
-fn missing(field: &str, what: &str, hint: &str, tenant_path: &str, default: Option<&RawRepository>, own: Option<&RawRepository>, out: &mut Collector<'_>) {
+fn missing(
+    field: &str,
+    what: &str,
+    hint: &str,
+    tenant_path: &str,
+    default: Option<&RawRepository>,
+    own: Option<&RawRepository>,
+    out: &mut Collector<'_>,
+) {
     let block = if own.is_some() && default.is_none() { format!("{tenant_path}.repository") } else { "repository".into() };
     // A block of the wrong type was dropped; what it would have held is unknown, not missing.
     if !out.has(&block) {
@@ -166,7 +190,12 @@ fn parse_url(text: &str, path: &str, out: &mut Collector<'_>) -> Option<Place> {
         out.add_hint(path, "not the URL of a store", HINT);
         return None;
     };
-    if !url.username().is_empty() || url.password().is_some() || url.query().is_some() || url.fragment().is_some() || url.port().is_some() {
+    if !url.username().is_empty()
+        || url.password().is_some()
+        || url.query().is_some()
+        || url.fragment().is_some()
+        || url.port().is_some()
+    {
         let hint = "Endpoints and credentials have settings of their own: `s3: { endpoint: … }`, `azure: { sas: … }`.";
         out.add_hint(path, "the URL of a store holds a name and a prefix only", hint);
         return None;
@@ -174,7 +203,9 @@ fn parse_url(text: &str, path: &str, out: &mut Collector<'_>) -> Option<Place> {
     // Taken from the text, because the URL parser changes letters and dots.
     let rest = text.split_once("://").map(|(_, r)| r).unwrap_or_default();
     let (name, root) = rest.split_once('/').unwrap_or((rest, ""));
-    let good = name.len() >= 3 && name.len() <= 63 && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-._".contains(&b));
+    let good = name.len() >= 3
+        && name.len() <= 63
+        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-._".contains(&b));
     if !good {
         out.add_hint(path, format!("`{}` is not the name of a bucket or container", name.escape_debug()), HINT);
         return None;
@@ -215,7 +246,11 @@ fn endpoint(raw: Option<&String>, path: &str, allow_http: bool, out: &mut Collec
             None
         }
         Some(u) if u.scheme() == "http" && !allow_http => {
-            out.add_hint(path, "plain http is not allowed", "Use https, or set `allow_http: true` in this repository if the network is trusted.");
+            out.add_hint(
+                path,
+                "plain http is not allowed",
+                "Use https, or set `allow_http: true` in this repository if the network is trusted.",
+            );
             None
         }
         Some(u) if !u.username().is_empty() || u.password().is_some() || u.query().is_some() => {
@@ -226,7 +261,15 @@ fn endpoint(raw: Option<&String>, path: &str, allow_http: bool, out: &mut Collec
     }
 }
 
-fn s3_settings(raw: &RawS3, path: &str, bucket: String, prefix: String, allow_http: bool, names: &mut Names<'_>, out: &mut Collector<'_>) -> Option<S3> {
+fn s3_settings(
+    raw: &RawS3,
+    path: &str,
+    bucket: String,
+    prefix: String,
+    allow_http: bool,
+    names: &mut Names<'_>,
+    out: &mut Collector<'_>,
+) -> Option<S3> {
     let endpoint = endpoint(raw.endpoint.as_ref(), &format!("{path}.endpoint"), allow_http, out);
     let checksum = match raw.checksum.unwrap_or(RawChecksum::Auto) {
         RawChecksum::Auto if endpoint.is_some() => Checksum::WhenRequired,
@@ -264,7 +307,15 @@ fn s3_settings(raw: &RawS3, path: &str, bucket: String, prefix: String, allow_ht
     })
 }
 
-fn azure_settings(raw: &RawAzure, path: &str, container: String, prefix: String, allow_http: bool, names: &mut Names<'_>, out: &mut Collector<'_>) -> Option<Azure> {
+fn azure_settings(
+    raw: &RawAzure,
+    path: &str,
+    container: String,
+    prefix: String,
+    allow_http: bool,
+    names: &mut Names<'_>,
+    out: &mut Collector<'_>,
+) -> Option<Azure> {
     let endpoint = endpoint(raw.endpoint.as_ref(), &format!("{path}.endpoint"), allow_http, out);
     let key = secret_at(raw.key.as_ref(), &format!("{path}.key"), names, out);
     let sas = secret_at(raw.sas.as_ref(), &format!("{path}.sas"), names, out);
@@ -309,7 +360,12 @@ fn azure_settings(raw: &RawAzure, path: &str, container: String, prefix: String,
     })
 }
 
-fn secret_at(raw: Option<&RawSecret>, path: &str, names: &mut Names<'_>, out: &mut Collector<'_>) -> Option<crate::runtime::Secret> {
+fn secret_at(
+    raw: Option<&RawSecret>,
+    path: &str,
+    names: &mut Names<'_>,
+    out: &mut Collector<'_>,
+) -> Option<crate::runtime::Secret> {
     names.secret(raw?, path, out)
 }
 

@@ -69,7 +69,9 @@ impl Names<'_> {
             return None;
         }
         // Braces are common in arguments (JSON, shell), so only our own placeholders are touched.
-        Some(argv.iter().map(|a| a.replace("{tenant}", self.tenant.as_str()).replace("{environment}", self.environment)).collect())
+        Some(
+            argv.iter().map(|a| a.replace("{tenant}", self.tenant.as_str()).replace("{environment}", self.environment)).collect(),
+        )
     }
 }
 

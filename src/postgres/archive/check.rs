@@ -3,72 +3,9 @@
 use std::collections::HashMap;
 
 use super::blocks::{BlockKind, Blocks, Event};
+use super::facts::{DataPlace, Header, Summary, TocEntry};
 use super::token::{Collector, Token, Want};
 use crate::error::{Error, Kind, Result};
-
-/// What the header says.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Header {
-    /// The format's version, e.g. (1, 16).
-    pub version: (u8, u8),
-    /// Whether the data is compressed inside, which costs deduplication.
-    pub compressed: bool,
-    /// The database's name.
-    pub database: String,
-    /// The version of the server it came from.
-    pub server_version: String,
-    /// The version of the `pg_dump` that wrote it.
-    pub tool_version: String,
-    /// How many entries the table of contents has.
-    pub entries: u64,
-}
-
-/// An entry of the table of contents. Texts are cut at 64 KiB.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct TocEntry {
-    /// Its number in this archive.
-    pub id: i64,
-    /// Whether a data block belongs to it.
-    pub has_data: bool,
-    /// The object's name; for a constraint, `table constraint`.
-    pub tag: String,
-    /// What it is: `TABLE`, `TABLE DATA`, `INDEX`, …
-    pub kind: String,
-    /// Its schema; empty if it has none.
-    pub schema: String,
-    /// Its owner.
-    pub owner: String,
-    /// The SQL that makes it; kept for entries of kind `DATABASE` and `DATABASE PROPERTIES` only.
-    pub sql: String,
-    /// The numbers of the entries it depends on.
-    pub depends_on: Vec<i64>,
-}
-
-/// Where an entry's data lies, for filling in the offsets that `pg_dump` could not write into a pipe.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct DataPlace {
-    /// The position of the entry's offset field (a flag byte, then [`Summary::offset_size`] bytes).
-    pub field: u64,
-    /// The position of its block.
-    pub block: u64,
-}
-
-/// A whole archive's facts.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Summary {
-    /// What the header says.
-    pub header: Header,
-    /// How many entries have data.
-    pub data_entries: u64,
-    /// Bytes of data in all blocks.
-    pub data_bytes: u64,
-    /// Bytes of the archive.
-    pub bytes: u64,
-    /// Bytes of an offset in the table of contents.
-    pub offset_size: usize,
-    /// Where data lies; by entry, in no order.
-    pub places: Vec<DataPlace>,
-}
 
 /// The fields of an entry, in the order they are written. Each version has those up to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -200,12 +137,18 @@ impl ArchiveCheck {
     /// # Errors
     /// [`Kind::Corrupt`] if something is missing; names the first entries without data.
     pub fn finish(self) -> Result<Summary> {
-        let cut = |what: String| Err(Error::new(Kind::Corrupt, format!("not a whole pg_dump archive: {what} (after {} bytes)", self.position)));
+        let cut = |what: String| {
+            Err(Error::new(Kind::Corrupt, format!("not a whole pg_dump archive: {what} (after {} bytes)", self.position)))
+        };
         if self.broken {
             return cut("it is damaged".to_owned());
         }
         let Stage::Data(blocks) = &self.stage else {
-            return cut(if self.position == 0 { "it is empty".to_owned() } else { "it ends within its table of contents".to_owned() });
+            return cut(if self.position == 0 {
+                "it is empty".to_owned()
+            } else {
+                "it ends within its table of contents".to_owned()
+            });
         };
         if !blocks.between_blocks() {
             let name = self.open.and_then(|id| self.expected.get(&id)).map_or("a block", |e| e.name.as_str());
@@ -236,7 +179,8 @@ impl ArchiveCheck {
                 match blocks.feed(rest)? {
                     Event::NeedMore => return Ok(()),
                     Event::Begin(kind, id, left) => {
-                        let at = self.position.saturating_add(start.saturating_sub(left) as u64).saturating_sub(blocks.head_len());
+                        let at =
+                            self.position.saturating_add(start.saturating_sub(left) as u64).saturating_sub(blocks.head_len());
                         self.begin(kind, id, at)?;
                     }
                     Event::End => {
@@ -277,10 +221,16 @@ impl ArchiveCheck {
                 Field::Id | Field::HasData | Field::Section | Field::RelationKind => Want::Int,
                 Field::Offset => Want::Bytes(self.offset_size.saturating_add(1)),
                 Field::Tag | Field::Kind | Field::Schema | Field::Owner | Field::Dependency => Want::Text { keep: true },
-                Field::Sql => Want::Text { keep: self.entry.kind.starts_with("DATABASE") },
-                Field::TableOid | Field::Oid | Field::DropSql | Field::CopySql | Field::Tablespace | Field::AccessMethod | Field::WithOids => {
-                    Want::Text { keep: false }
+                Field::Sql => {
+                    Want::Text { keep: self.entry.kind.starts_with("DATABASE") || self.entry.tag.starts_with("DATABASE ") }
                 }
+                Field::TableOid
+                | Field::Oid
+                | Field::DropSql
+                | Field::CopySql
+                | Field::Tablespace
+                | Field::AccessMethod
+                | Field::WithOids => Want::Text { keep: false },
             },
         }
     }
@@ -312,7 +262,8 @@ impl ArchiveCheck {
                 if *n < 2 { Stage::Text(n.saturating_add(1)) } else { Stage::Count }
             }
             (Stage::Count, Token::Int(count)) => {
-                self.left = u64::try_from(count).map_err(|_| Error::new(Kind::Corrupt, "the table of contents has a negative length"))?;
+                self.left =
+                    u64::try_from(count).map_err(|_| Error::new(Kind::Corrupt, "the table of contents has a negative length"))?;
                 self.header.entries = self.left;
                 self.next_entry()
             }
@@ -398,7 +349,9 @@ impl ArchiveCheck {
             }
             (Field::WithOids, _) => Field::Dependency,
             (Field::Dependency, Token::Text(Some(id))) => {
-                entry.depends_on.push(id.parse().map_err(|e| Error::new(Kind::Corrupt, "a dependency is not a number").because(e))?);
+                entry
+                    .depends_on
+                    .push(id.parse().map_err(|e| Error::new(Kind::Corrupt, "a dependency is not a number").because(e))?);
                 Field::Dependency
             }
             (Field::Dependency, _) => Field::Offset,

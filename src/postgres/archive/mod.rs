@@ -11,9 +11,11 @@
 
 mod blocks;
 mod check;
+mod facts;
 mod token;
 
 #[cfg(test)]
 mod tests;
 
-pub use check::{ArchiveCheck, DataPlace, Header, Summary, TocEntry};
+pub use check::ArchiveCheck;
+pub use facts::{DataPlace, Header, Summary, TocEntry};

@@ -33,7 +33,11 @@ impl Maker {
     fn make(version: (u8, u8), entries: &[Entry]) -> Vec<u8> {
         let mut m = Maker { version, out: b"PGDMP".to_vec() };
         m.out.extend([version.0, version.1, 0, 4, 8, 1]);
-        if version >= (1, 15) { m.out.push(0) } else { m.int(0) }
+        if version >= (1, 15) {
+            m.out.push(0)
+        } else {
+            m.int(0)
+        }
         for n in [1, 2, 3, 4, 5, 126, 0] {
             m.int(n);
         }
@@ -130,7 +134,10 @@ fn whole_archives_of_every_version_pass_however_they_are_cut() {
         for step in [1, 2, 3, 7, 64, 1000, bytes.len()] {
             let s = read(&bytes, step).unwrap();
             assert_eq!((s.header.version, s.header.entries, s.data_entries, s.data_bytes), (version, 5, 3, 408));
-            assert_eq!((s.header.database.as_str(), s.header.server_version.as_str(), s.header.tool_version.as_str()), ("shop", "16.1", "17.2"));
+            assert_eq!(
+                (s.header.database.as_str(), s.header.server_version.as_str(), s.header.tool_version.as_str()),
+                ("shop", "16.1", "17.2")
+            );
             assert_eq!(s.bytes, bytes.len() as u64);
             for p in &s.places {
                 let (field, block) = (usize::try_from(p.field).unwrap(), usize::try_from(p.block).unwrap());
@@ -179,7 +186,10 @@ fn entries_are_told_with_owner_schema_and_dependencies() {
     assert_eq!(entries.len(), 5);
     assert_eq!((entries[0].sql.as_str(), entries[1].sql.as_str()), ("SELECT 1;\n", ""));
     let e = &entries[2];
-    assert_eq!((e.id, e.kind.as_str(), e.tag.as_str(), e.schema.as_str(), e.owner.as_str()), (6, "TABLE DATA", "orders", "public", "me"));
+    assert_eq!(
+        (e.id, e.kind.as_str(), e.tag.as_str(), e.schema.as_str(), e.owner.as_str()),
+        (6, "TABLE DATA", "orders", "public", "me")
+    );
     assert_eq!((e.has_data, e.depends_on.as_slice()), (true, [7, 8].as_slice()));
 }
 
@@ -191,7 +201,7 @@ proptest! {
         let mut bytes = sample((1, 16));
         let at = at % bytes.len();
         bytes[at] = byte;
-        let _ = read(&bytes, step);
+        drop(read(&bytes, step));
     }
 
     #[test]

@@ -62,6 +62,17 @@ impl Reader {
         .context(doing)
     }
 
+    /// Hands over the entries of a directory one by one: a huge one is never held as nodes.
+    ///
+    /// # Errors
+    /// As [`Reader::tree`], possibly after entries were handed over; the first error of `visit`.
+    pub fn visit_tree(&self, id: Id, visit: &mut dyn FnMut(Node) -> Result<()>) -> Result<()> {
+        let doing = || format!("read directory tree {}", id.short());
+        let place = self.place(BlobType::Tree, &id)?;
+        let stored = self.shared.trees.read(&self.shared.repo, &self.shared.index, place).context(doing)?;
+        self.with_codec(|codec| tree::visit_tree(codec.open(self.shared.repo.key(), &id, &stored, place.uncompressed)?, visit)).context(doing)
+    }
+
     /// A blob's content.
     ///
     /// # Errors

@@ -1,14 +1,12 @@
 //! Nodes to canonical JSON.
 
-use std::io::Write as _;
-
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
 use super::go_mode;
 use super::quote::{go_quote, json_string};
 use crate::error::{Error, Kind, Result};
-use crate::model::{Id, Node, NodeKind, Time};
+use crate::model::{Id, Node, NodeKind, Time, civil_from_days};
 
 /// The first and last second that Go writes: years 0000 to 9999.
 const FIRST: i64 = -62_167_219_200;
@@ -164,9 +162,22 @@ fn time(out: &mut Vec<u8>, label: &str, t: Time) {
     } else {
         t
     };
-    // Writing to memory cannot fail.
-    let _ = write!(out, "{t}");
-    out.push(b'"');
+    // Not by way of formatting: a node has three times, and they were most of the work.
+    let (year, month, day) = civil_from_days(t.secs.div_euclid(86_400));
+    let second = t.secs.rem_euclid(86_400);
+    decimal(out, year.unsigned_abs(), 4);
+    for (before, n) in [(b'-', month), (b'-', day), (b'T', second / 3600), (b':', second / 60 % 60), (b':', second % 60)] {
+        let n = n.unsigned_abs() as u8;
+        out.extend_from_slice(&[before, b'0' + n / 10, b'0' + n % 10]);
+    }
+    if t.nanos != 0 {
+        out.push(b'.');
+        decimal(out, u64::from(t.nanos), 9);
+        while out.last() == Some(&b'0') {
+            out.pop();
+        }
+    }
+    out.extend_from_slice(b"Z\"");
 }
 
 fn ids(out: &mut Vec<u8>, content: &[Id]) {
@@ -181,12 +192,13 @@ fn ids(out: &mut Vec<u8>, content: &[Id]) {
 }
 
 fn one_id(out: &mut Vec<u8>, id: &Id) {
-    out.push(b'"');
-    let start = out.len();
-    out.resize(start + 64, 0);
-    if let Some(to) = out.get_mut(start..) {
-        // 64 bytes for 32.
-        let _ = hex::encode_to_slice(id.0, to);
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut text = [b'"'; 66];
+    let (_, digits) = text.split_at_mut(1);
+    for (pair, byte) in digits.chunks_exact_mut(2).zip(id.0) {
+        for (slot, n) in pair.iter_mut().zip([byte >> 4, byte & 15]) {
+            *slot = DIGITS.get(usize::from(n)).copied().unwrap_or(b'0');
+        }
     }
-    out.push(b'"');
+    out.extend_from_slice(&text);
 }

@@ -11,7 +11,7 @@ mod quote;
 #[cfg(test)]
 mod tests;
 
-pub use decode::decode_tree;
+pub use decode::{decode_tree, visit_tree};
 pub use encode::encode_tree;
 
 /// Go's `os.FileMode` bits that differ from `st_mode`.

@@ -94,6 +94,24 @@ fn trees_of_others_are_read() {
 }
 
 #[test]
+fn a_visit_ends_with_the_first_failure() {
+    let text = r#"{"nodes":[{"name":"a","type":"fifo","user":null},{"name":"b","type":"fifo"},{"name":"c","type":"file","size":3}]}"#;
+    let mut seen = Vec::new();
+    let failed = visit_tree(text.as_bytes(), &mut |n| {
+        seen.push(n.name);
+        Ok(())
+    });
+    assert_eq!(failed.expect_err("a file without content").to_string(), "file `c` has no content");
+    assert_eq!(seen, [b"a", b"b"]);
+    let stopped = visit_tree(text.as_bytes(), &mut |_| Err(crate::error::Error::new(crate::error::Kind::Cancelled, "stop")));
+    assert_eq!(stopped.expect_err("stopped").kind(), crate::error::Kind::Cancelled);
+    assert!(decode_tree(b"{\"nodes\":null}").expect("empty").is_empty());
+    for bad in ["", "{}", "[]", r#"{"nodes":[]} x"#, r#"{"nodes":[{"name":"a","type":"dir"}]}"#] {
+        assert!(decode_tree(bad.as_bytes()).is_err(), "{bad}");
+    }
+}
+
+#[test]
 fn names_that_lead_elsewhere_are_refused_both_ways() {
     for name in ["", ".", "..", "a/b", "/", "..\\x2fx", "a\\x00"] {
         let text = serde_json::json!({"nodes": [{"name": name, "type": "fifo"}]}).to_string();

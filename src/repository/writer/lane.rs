@@ -23,7 +23,7 @@ pub struct Lane {
 
 impl Lane {
     pub(super) fn new(shared: Arc<Shared>) -> Result<Self> {
-        Ok(Self { codec: Codec::new(shared.options.level)?, shared })
+        Ok(Self { codec: Codec::for_writing(shared.options.level, shared.repo.format_version())?, shared })
     }
 
     /// Until the last writer is gone.

@@ -60,8 +60,11 @@ impl Program {
             return Err(Error::new(Kind::Config, "the command is empty").hint("Write the program and its arguments as a list."));
         };
         if !commands_allowed() {
-            return Err(Error::new(Kind::Denied, format!("the command {path} may not run: commands are not allowed in this process"))
-                .hint("Start it with --allow-commands (or STRONGROOM_ALLOW_COMMANDS=true) if you trust the configuration."));
+            return Err(Error::new(
+                Kind::Denied,
+                format!("the command {path} may not run: commands are not allowed in this process"),
+            )
+            .hint("Start it with --allow-commands (or STRONGROOM_ALLOW_COMMANDS=true) if you trust the configuration."));
         }
         let mut program = Self::new(path).args(args).inherit(INHERITED);
         for (name, secret) in env {

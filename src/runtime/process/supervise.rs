@@ -26,6 +26,8 @@ use crate::runtime::Cancel;
 const TAIL_BYTES: usize = 8 << 10;
 /// How often cancellation is looked at. The end of the child and its standard error wake the thread at once.
 const TICK: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
+/// The same once it ended and only its owner's word is waited for.
+const SHORT_TICK: Timespec = Timespec { tv_sec: 0, tv_nsec: 2_000_000 };
 /// How long after the child's end its standard error may stay silently open (in a grandchild's hands).
 const LINGER: Duration = Duration::from_millis(300);
 
@@ -56,7 +58,7 @@ impl Shared {
         self.finish.store(true, Ordering::Release);
     }
 
-    /// Whether the child was ended by us and is gone: its pipes are of no more use.
+    /// Whether the child is reaped and its group killed: its pipes are of no more use.
     pub(super) fn is_over(&self) -> bool {
         self.over.load(Ordering::Acquire)
     }
@@ -88,7 +90,8 @@ pub(super) fn start(program: Program, path: PathBuf, cancel: &Cancel) -> Result<
     command.stderr(Stdio::from(theirs));
 
     let (tell, told) = mpsc::sync_channel(1);
-    let watch = Watch { name: name.clone(), errors: Some(errors), line: Vec::new(), shared: Arc::clone(&shared), cancel: cancel.clone() };
+    let watch =
+        Watch { name: name.clone(), errors: Some(errors), line: Vec::new(), shared: Arc::clone(&shared), cancel: cancel.clone() };
     let (timeout, grace) = (program.timeout, program.grace);
     let supervisor = std::thread::Builder::new()
         .name(format!("child {name}"))
@@ -166,27 +169,26 @@ impl Watch {
         let mut told: Option<(Instant, Verdict)> = None;
         let mut ended: Option<Instant> = None;
         loop {
-            self.wait_a_moment(if ended.is_none() { pidfd.as_ref() } else { None });
+            match ended {
+                None => self.wait_a_moment(pidfd.as_ref(), &TICK),
+                Some(_) => self.wait_a_moment(None, &SHORT_TICK),
+            }
             let heard = self.drain();
             if ended.is_none() && has_ended(pid) {
                 ended = Some(Instant::now());
             }
-            let stopped = told.is_some();
+            let unwanted = self.shared.stop.load(Ordering::Acquire) || self.cancel.is_cancelled();
             if let Some(since) = ended {
                 let quiet = self.errors.is_none() || (!heard && since.elapsed() > LINGER);
-                if stopped || (quiet && self.shared.finish.load(Ordering::Acquire)) {
+                if told.is_some() || unwanted || (quiet && self.shared.finish.load(Ordering::Acquire)) {
                     break;
                 }
+                continue;
             }
             match told {
                 None => {
-                    let overdue = timeout.filter(|limit| ended.is_none() && started.elapsed() > *limit);
-                    let verdict = if self.shared.stop.load(Ordering::Acquire) || self.cancel.is_cancelled() {
-                        Some(Verdict::Stopped)
-                    } else {
-                        overdue.map(Verdict::TimedOut)
-                    };
-                    if let Some(verdict) = verdict {
+                    let overdue = timeout.filter(|limit| started.elapsed() > *limit);
+                    if let Some(verdict) = if unwanted { Some(Verdict::Stopped) } else { overdue.map(Verdict::TimedOut) } {
                         signal(pid, Signal::TERM);
                         told = Some((Instant::now(), verdict));
                     }
@@ -200,9 +202,8 @@ impl Watch {
         self.drain();
         self.log_line();
         let status = child.wait();
-        if told.is_some() {
-            self.shared.over.store(true, Ordering::Release);
-        }
+        // Whoever still keeps its pipes open cannot be reached any more.
+        self.shared.over.store(true, Ordering::Release);
         match (told, status) {
             (Some((_, verdict)), _) => verdict,
             (None, Ok(status)) => Verdict::Ended(status),
@@ -210,11 +211,11 @@ impl Watch {
         }
     }
 
-    fn wait_a_moment(&self, pidfd: Option<&OwnedFd>) {
+    fn wait_a_moment(&self, pidfd: Option<&OwnedFd>, tick: &Timespec) {
         let mut fds: Vec<PollFd<'_>> = Vec::with_capacity(2);
         fds.extend(self.errors.as_ref().map(|fd| PollFd::from_borrowed_fd(fd.as_fd(), PollFlags::IN)));
         fds.extend(pidfd.map(|fd| PollFd::from_borrowed_fd(fd.as_fd(), PollFlags::IN)));
-        if let Err(e) = poll(&mut fds, Some(&TICK))
+        if let Err(e) = poll(&mut fds, Some(tick))
             && e != Errno::INTR
         {
             std::thread::sleep(Duration::from_millis(50));

@@ -44,7 +44,8 @@ fn input_goes_through() {
 #[test]
 fn cancel_ends_the_whole_group_and_the_reader() {
     let cancel = Cancel::new();
-    let mut child = sh("trap '' TERM; sleep 100 & echo $!; wait; sleep 100").grace(Duration::from_millis(200)).start(&cancel).unwrap();
+    let mut child =
+        sh("trap '' TERM; sleep 100 & echo $!; wait; sleep 100").grace(Duration::from_millis(200)).start(&cancel).unwrap();
     let mut output = child.take_output().unwrap();
     let mut first = [0u8; 32];
     let n = output.read(&mut first).unwrap();

@@ -43,7 +43,12 @@ impl Dumper<'_> {
             match self.attempt(database, sink, report, cancel) {
                 Ok(done) => break done,
                 Err(Failure::Passing(why, e)) if attempt <= self.settings.retries => {
-                    tracing::warn!(database = database.name, attempt, "the dump will be tried again in {wait:?}: {why}: {}", e.chain());
+                    tracing::warn!(
+                        database = database.name,
+                        attempt,
+                        "the dump will be tried again in {wait:?}: {why}: {}",
+                        e.chain()
+                    );
                     sleep(wait, cancel)?;
                     wait = wait.saturating_mul(2).min(LONGEST_WAIT);
                     attempt = attempt.saturating_add(1);
@@ -71,7 +76,13 @@ impl Dumper<'_> {
         }))
     }
 
-    fn attempt(&self, database: &Database, sink: &mut dyn Sink, report: &mut Report, cancel: &Cancel) -> Result<(Summary, u64), Failure> {
+    fn attempt(
+        &self,
+        database: &Database,
+        sink: &mut dyn Sink,
+        report: &mut Report,
+        cancel: &Cancel,
+    ) -> Result<(Summary, u64), Failure> {
         let mut program = self.tools.tool("pg_dump").map_err(Failure::Final)?;
         program = program.args(["--format=custom", "--compress=0", "--no-password"]);
         program = program.arg(format!("--lock-wait-timeout={}", self.settings.lock_timeout.as_millis()));
@@ -138,7 +149,8 @@ fn judge(exit: Exit) -> Result<(), Failure> {
         return Err(Failure::Final(e));
     }
     if has("due to lock timeout") || (has("Query was: LOCK TABLE") && !has("permission denied")) {
-        let hint = "Find out who holds the lock (pg_locks joined with pg_stat_activity), dump at another time, or raise lock_timeout.";
+        let hint =
+            "Find out who holds the lock (pg_locks joined with pg_stat_activity), dump at another time, or raise lock_timeout.";
         return Err(Failure::Passing("a table stayed locked by somebody else", e.hint(hint)));
     }
     if has("conflict with recovery") || has("could not serialize access") {
@@ -146,11 +158,16 @@ fn judge(exit: Exit) -> Result<(), Failure> {
         return Err(Failure::Passing("the standby's recovery needed what the dump was reading", e.hint(hint)));
     }
     Err(Failure::Final(match () {
-        () if has("server closed the connection") || has("terminating connection") || has("the database system is shutting down") => {
+        () if has("server closed the connection")
+            || has("terminating connection")
+            || has("the database system is shutting down") =>
+        {
             e.hint("The server went away while it was dumped: look into its log, then run the backup again.")
         }
         () if has("row-level security") => e.hint("Give the role BYPASSRLS, or use the tables' owner."),
-        () if has("permission denied") => e.hint("Grant the role SELECT on all of it (pg_read_all_data, PostgreSQL 14 and newer)."),
+        () if has("permission denied") => {
+            e.hint("Grant the role SELECT on all of it (pg_read_all_data, PostgreSQL 14 and newer).")
+        }
         () if has("out of memory") || has("max_locks_per_transaction") => {
             e.hint("Raise max_locks_per_transaction on the server: a dump locks every table.")
         }

@@ -20,11 +20,10 @@ const LAST_WORDS: &[u8] = b"PostgreSQL database cluster dump complete";
 pub(super) fn dump(server: &Server, sink: &mut dyn Sink, report: &mut Report, cancel: &Cancel) -> Result<Value> {
     let row = server.session.one("SELECT pg_catalog.has_table_privilege('pg_catalog.pg_authid', 'SELECT')", &[])?;
     let with_passwords: bool = get(&row, 0)?;
-    let database = server.databases.first().map_or("postgres", |d| d.name.as_str());
-    let maintenance = server.connection.database().unwrap_or(database);
     let mut program = server.tools.tool("pg_dumpall")?.args(["--globals-only", "--no-password"]);
-    // Both, since --database alone is read as a plain name and --dbname's own name is not used for connecting.
-    program = program.arg(format!("--dbname={}", server.connection.dbname_argument(maintenance))).arg(format!("--database={maintenance}"));
+    // The name in --dbname is not used for connecting; the one in --database is.
+    let connection = server.connection.dbname_argument(&server.maintenance);
+    program = program.arg(format!("--dbname={connection}")).arg(format!("--database={}", server.maintenance));
     if !with_passwords {
         program = program.arg("--no-role-passwords");
         report.warnings.push(

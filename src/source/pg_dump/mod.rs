@@ -87,7 +87,23 @@ impl Settings {
 /// # Errors
 /// [`Kind::Config`], naming the argument.
 pub fn check_arguments(arguments: &[String]) -> Result<()> {
-    const LONG: &[&str] = &["file", "format", "jobs", "dbname", "host", "port", "username", "password", "no-password", "role-password", "lock-wait-timeout", "help", "version", "compress", "verbose"];
+    const LONG: &[&str] = &[
+        "file",
+        "format",
+        "jobs",
+        "dbname",
+        "host",
+        "port",
+        "username",
+        "password",
+        "no-password",
+        "role-password",
+        "lock-wait-timeout",
+        "help",
+        "version",
+        "compress",
+        "verbose",
+    ];
     const SHORT: &[char] = &['f', 'F', 'j', 'd', 'h', 'p', 'U', 'W', 'w', 'V', '?', 'Z', 'v'];
     for argument in arguments {
         let name = argument.split('=').next().unwrap_or_default();
@@ -140,6 +156,8 @@ struct Server {
     session: Session,
     tools: Installed,
     databases: Vec<Database>,
+    /// A database to log into for what concerns the whole server.
+    maintenance: String,
 }
 
 impl Streams for PgDump {
@@ -152,11 +170,12 @@ impl Streams for PgDump {
         if self.settings.globals {
             facts.insert("globals".to_owned(), globals::dump(&server, sink, &mut report, cancel)?);
         }
-        let Server { connection, session, tools, databases } = server;
+        let Server { connection, session, tools, databases, .. } = server;
         let in_recovery = session.in_recovery();
         // A dump may take hours; no session of ours should sit idle through it.
         drop(session);
-        let dumper = dump::Dumper { connection: &connection, tools: &tools, settings: &self.settings, clock: &*self.clock, in_recovery };
+        let dumper =
+            dump::Dumper { connection: &connection, tools: &tools, settings: &self.settings, clock: &*self.clock, in_recovery };
         let mut dumped = Vec::with_capacity(databases.len());
         for database in &databases {
             dumped.push(dumper.dump(database, sink, &mut report, cancel).context(|| format!("dump database {}", database.name))?);
@@ -191,8 +210,12 @@ impl PgDump {
             // It is taken by its name alone, even if that looks like a pattern.
             databases.retain(|d| d.name == name);
         }
+        // pg_dumpall would read a name with = in it as a connection string.
+        let usable = |d: &&Database| d.permitted && d.connectable && !d.name.contains('=') && !d.name.contains("://");
+        let maintenance = all.iter().filter(usable).find(|d| d.name == "postgres").or_else(|| all.iter().find(usable));
+        let maintenance = maintenance.map_or_else(|| "postgres".to_owned(), |d| d.name.clone());
         let connection = connection.pinned(session.endpoint());
-        Ok(Server { connection, session, tools, databases })
+        Ok(Server { connection, session, tools, databases, maintenance })
     }
 }
 

@@ -42,6 +42,7 @@ UNION ALL SELECT 2, name FROM open WHERE CASE WHEN relkind IN ('r', 'p') THEN NO
 UNION ALL SELECT 3, name FROM open WHERE CASE WHEN relkind = 'r' THEN pg_catalog.row_security_active(oid) END
 UNION ALL SELECT 4, name FROM open WHERE CASE WHEN relkind = 'S' THEN NOT pg_catalog.has_sequence_privilege(oid, 'SELECT') END
 UNION ALL SELECT 5, oid::text FROM large
+UNION ALL SELECT 6, name FROM rel JOIN pg_catalog.pg_class c USING (oid) WHERE c.relpersistence = 'u' AND c.relkind = 'r' AND pg_catalog.pg_is_in_recovery()
 ORDER BY 1, 2";
 
 /// Fails if the role may not read all of every chosen database. With own `pg_dump` arguments, which may leave out the
@@ -52,7 +53,10 @@ pub(super) fn check(server: &Server, settings: &Settings, report: &mut Report, c
     for database in &server.databases {
         let settings = server.connection.with_database(&database.name);
         let session = Session::open(&settings, cancel).context(|| format!("look into database {}", database.name))?;
-        let found = ask(&session)?;
+        let (unlogged, found): (Vec<_>, Vec<_>) = ask(&session)?.into_iter().partition(|(kind, _)| *kind == 6);
+        if !unlogged.is_empty() {
+            report.warnings.push(format!("database {}: {}", database.name, describe(&unlogged)));
+        }
         row_security |= found.iter().any(|(kind, _)| *kind == 3);
         if !found.is_empty() {
             findings.push(format!("database {}: {}", database.name, describe(&found)));
@@ -75,7 +79,8 @@ pub(super) fn check(server: &Server, settings: &Settings, report: &mut Report, c
         format!("GRANT SELECT ON ALL TABLES and ALL SEQUENCES IN SCHEMA … TO {ident}, with USAGE on the schemas")
     };
     let bypass = if row_security { format!(" and ALTER ROLE {ident} BYPASSRLS") } else { String::new() };
-    Err(Error::new(Kind::Denied, what).hint(format!("As a superuser run {grant}{bypass}, or use a role that owns these objects.")))
+    Err(Error::new(Kind::Denied, what)
+        .hint(format!("As a superuser run {grant}{bypass}, or use a role that owns these objects.")))
 }
 
 fn ask(session: &Session) -> Result<Vec<(i32, String)>> {
@@ -89,6 +94,7 @@ fn describe(found: &[(i32, String)]) -> String {
         (3, "row-level security hides rows of table"),
         (4, "no SELECT on sequence"),
         (5, "no SELECT on large object"),
+        (6, "a standby has no rows of unlogged table"),
     ];
     let part = |(kind, text): (i32, &str)| {
         let names: Vec<&str> = found.iter().filter(|(k, _)| *k == kind).map(|(_, n)| n.as_str()).collect();
@@ -106,8 +112,13 @@ mod tests {
 
     #[test]
     fn long_lists_are_cut() {
-        let found: Vec<(i32, String)> = (0..12).map(|n| (2, format!("public.t{n}"))).chain([(3, "public.secret".to_owned())]).collect();
+        let found: Vec<(i32, String)> =
+            (0..12).map(|n| (2, format!("public.t{n}"))).chain([(3, "public.secret".to_owned())]).collect();
         let text = describe(&found);
-        assert!(text.starts_with("no SELECT on table public.t0, ") && text.contains("public.t9 and 2 more; row-level security hides rows of table public.secret"), "{text}");
+        assert!(
+            text.starts_with("no SELECT on table public.t0, ")
+                && text.contains("public.t9 and 2 more; row-level security hides rows of table public.secret"),
+            "{text}"
+        );
     }
 }

@@ -149,14 +149,23 @@ impl Volume {
     pub fn unchanged(&self, found: &Found, old: &Node, scanned: Time) -> bool {
         let same_kind = match (&old.kind, found.kind) {
             (NodeKind::File { size, .. }, FoundKind::File) => *size == found.size,
-            (NodeKind::Dir { .. }, FoundKind::Dir) | (NodeKind::Symlink { .. }, FoundKind::Symlink) | (NodeKind::Fifo, FoundKind::Fifo) => true,
-            (NodeKind::Device { device }, FoundKind::Device) | (NodeKind::CharDevice { device }, FoundKind::CharDevice) => *device == found.rdev,
+            (NodeKind::Dir { .. }, FoundKind::Dir)
+            | (NodeKind::Symlink { .. }, FoundKind::Symlink)
+            | (NodeKind::Fifo, FoundKind::Fifo) => true,
+            (NodeKind::Device { device }, FoundKind::Device) | (NodeKind::CharDevice { device }, FoundKind::CharDevice) => {
+                *device == found.rdev
+            }
             _ => false,
         };
         let (now, then) = (&found.meta, &old.meta);
         // A change that came after the scan began may have come after the file was read, with the same time stamp. The
         // mtime may be set to anything, so only a close one tells something.
         let settled = scanned.seconds_since(now.ctime) > COARSE_SECS && scanned.seconds_since(now.mtime).abs() > COARSE_SECS;
-        same_kind && old.error.is_none() && now.inode == then.inode && now.mtime == then.mtime && now.ctime == then.ctime && settled
+        same_kind
+            && old.error.is_none()
+            && now.inode == then.inode
+            && now.mtime == then.mtime
+            && now.ctime == then.ctime
+            && settled
     }
 }

@@ -48,7 +48,7 @@ impl Volume {
         let mut data = None;
         if size >= LARGE {
             // Advice only.
-            let _ = rustix::fs::fadvise(&fd, 0, None, Advice::Sequential);
+            rustix::fs::fadvise(&fd, 0, None, Advice::Sequential).ok();
             if u64::try_from(before.st_blocks).unwrap_or(u64::MAX).saturating_mul(512) < size {
                 data = Some(0..0);
             }

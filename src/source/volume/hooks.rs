@@ -3,7 +3,6 @@
 use std::io::Read;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use crate::error::{Context, Error, Kind, Result};
@@ -72,7 +71,7 @@ fn run(hook: &Hook, cancel: Option<&Cancel>) -> Result<()> {
         .process_group(0)
         .spawn()
         .context(|| format!("start {program}"))?;
-    let tail = child.stderr.take().map(|stderr| tail_of(stderr));
+    let tail = child.stderr.take().map(tail_of);
     let status = wait(&mut child, hook, cancel);
     if status.is_err() {
         kill_group(&mut child);
@@ -83,13 +82,14 @@ fn run(hook: &Hook, cancel: Option<&Cancel>) -> Result<()> {
     }
     let said = tail.and_then(|t| t.recv_timeout(DRAIN).ok()).unwrap_or_default();
     let said = said.trim();
-    let what = if said.is_empty() { format!("{program} ended with {status}") } else { format!("{program} ended with {status}: {said}") };
+    let what =
+        if said.is_empty() { format!("{program} ended with {status}") } else { format!("{program} ended with {status}: {said}") };
     Err(Error::new(Kind::Failed, what))
 }
 
 /// Reads to the end on a thread of its own, so that a chatty program is never blocked; keeps the last bytes.
-fn tail_of(mut stderr: impl Read + Send + 'static) -> mpsc::Receiver<String> {
-    let (sender, receiver) = mpsc::channel();
+fn tail_of(mut stderr: impl Read + Send + 'static) -> crossbeam_channel::Receiver<String> {
+    let (sender, receiver) = crossbeam_channel::bounded(1);
     std::thread::spawn(move || {
         let (mut kept, mut buffer) = (Vec::new(), [0; 4096]);
         while let Ok(n @ 1..) = stderr.read(&mut buffer) {
@@ -98,7 +98,7 @@ fn tail_of(mut stderr: impl Read + Send + 'static) -> mpsc::Receiver<String> {
             kept.drain(..excess);
         }
         // Nobody listens any more if the hook succeeded.
-        let _ = sender.send(String::from_utf8_lossy(&kept).into_owned());
+        sender.send(String::from_utf8_lossy(&kept).into_owned()).ok();
     });
     receiver
 }
@@ -125,8 +125,8 @@ fn wait(child: &mut Child, hook: &Hook, cancel: Option<&Cancel>) -> Result<ExitS
 fn kill_group(child: &mut Child) {
     if let Some(pid) = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw) {
         // Gone already is fine.
-        let _ = rustix::process::kill_process_group(pid, rustix::process::Signal::KILL);
+        rustix::process::kill_process_group(pid, rustix::process::Signal::KILL).ok();
     }
     // Collects its status, so that no zombie stays.
-    let _ = child.wait();
+    child.wait().ok();
 }

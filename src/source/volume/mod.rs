@@ -8,7 +8,7 @@
 //! entry one `llistxattr` on top (equal ctime means the parent's attributes); a file that is read an open, two `fstat`, its
 //! reads and a close. Entries are asked for in inode order, which is how most file systems lay them out.
 //!
-//! **Memory.** A directory's entries, about 300 bytes each.
+//! **Memory.** A directory's names, and about 300 bytes for each of some 2,000 entries at a time ([`Volume::look_at_some`]).
 //!
 //! **Not done on purpose.** Pages read are not dropped from the page cache: they may be the application's own.
 
@@ -18,7 +18,6 @@ mod devices;
 mod directory;
 mod entry;
 mod file;
-mod filter;
 pub mod hooks;
 mod listing;
 mod owners;
@@ -26,25 +25,31 @@ mod problem;
 mod settings;
 
 use std::os::fd::AsFd;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Duration;
 
 use rustix::fs::{AtFlags, Mode, OFlags, Stat};
+use rustix::io::Errno;
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::model::Node;
 
+pub use crate::model::Globs;
 pub use blank::{Totals, looks_blank};
 pub use directory::Dir;
 pub use entry::{Found, FoundKind};
 pub use file::OpenFile;
-pub use filter::Globs;
 pub use hooks::{Hook, Hooks};
-pub use listing::Listing;
+pub use listing::{Listing, Names};
 pub use problem::{Problem, ProblemKind};
 pub use settings::{OnChange, Settings};
 
 use devices::Devices;
 use owners::Owners;
+
+/// How long, and over a whole walk how often, a thread waits for others to close a file when too many are open.
+const WAIT: Duration = Duration::from_millis(5);
+const WAITS: u32 = 20_000;
 
 /// An open volume. Shared by the threads that read it.
 #[derive(Debug)]
@@ -56,6 +61,8 @@ pub struct Volume {
     devices: Devices,
     /// `O_NOATIME` is allowed for owners and privileged processes only; cleared at the first refusal.
     no_atime: AtomicBool,
+    /// How often it was waited for a free descriptor.
+    waited: AtomicU32,
 }
 
 impl Volume {
@@ -74,7 +81,7 @@ impl Volume {
             .map_err(std::io::Error::from)
             .context(|| format!("open volume {}", path.display()))
             .map_err(|e| e.hint("Check that the path is right and that the volume is mounted."))?;
-        raise_open_files();
+        crate::runtime::raise_open_files();
         Ok(Self {
             exclude: Globs::build(&settings.exclude)?,
             include: Globs::build(&settings.include)?,
@@ -82,6 +89,7 @@ impl Volume {
             owners: Owners::of_this_machine(),
             devices: Devices::new(root.st_dev),
             no_atime: AtomicBool::new(true),
+            waited: AtomicU32::new(0),
         })
     }
 
@@ -122,7 +130,8 @@ impl Volume {
         }
         if let Some(last) = nodes.last_mut() {
             let root = self.root()?;
-            last.meta.xattrs = attributes::of_directory(&root).context(|| format!("read the attributes of {}", self.settings.path.display()))?;
+            last.meta.xattrs =
+                attributes::of_directory(&root).context(|| format!("read the attributes of {}", self.settings.path.display()))?;
         }
         Ok(nodes)
     }
@@ -139,33 +148,20 @@ impl Volume {
         }
     }
 
-    /// Opens without touching access times where that is allowed.
+    /// Opens without touching access times where that is allowed. Where too much is open it waits a little for others to
+    /// close something.
     fn open_at<P: rustix::path::Arg + Copy>(&self, dir: impl AsFd, path: P, flags: OFlags) -> rustix::io::Result<rustix::fd::OwnedFd> {
-        let flags = flags | OFlags::CLOEXEC;
-        if self.no_atime.load(Ordering::Relaxed) {
-            match rustix::fs::openat(&dir, path, flags | OFlags::NOATIME, Mode::empty()) {
-                Err(rustix::io::Errno::PERM) => self.no_atime.store(false, Ordering::Relaxed),
+        loop {
+            let no_atime = if self.no_atime.load(Ordering::Relaxed) { OFlags::NOATIME } else { OFlags::empty() };
+            match rustix::fs::openat(&dir, path, flags | OFlags::CLOEXEC | no_atime, Mode::empty()) {
+                Err(Errno::PERM) if !no_atime.is_empty() => self.no_atime.store(false, Ordering::Relaxed),
+                Err(Errno::MFILE | Errno::NFILE) if self.waited.fetch_add(1, Ordering::Relaxed) < WAITS => std::thread::sleep(WAIT),
                 other => return other,
             }
         }
-        rustix::fs::openat(&dir, path, flags, Mode::empty())
     }
 
     fn found(&self, name: Vec<u8>, kind: FoundKind, stat: &Stat, path: &std::path::Path) -> Found {
         Found::new(name, kind, stat, self.settings.with_atime, &self.owners, self.devices.id(stat.st_dev, path))
     }
 }
-
-/// A walk holds one open directory a level, which the usual limit of 1,024 open files ends early.
-fn raise_open_files() {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let now = getrlimit(Resource::Nofile);
-    let wanted = now.maximum.unwrap_or(u64::MAX).min(65_536);
-    if now.current.is_some_and(|n| n < wanted) {
-        // Refused: deep trees may report "too many open files", everything else works.
-        let _ = setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum: now.maximum });
-    }
-}
-
-#[cfg(test)]
-mod tests;

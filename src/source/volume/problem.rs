@@ -34,7 +34,11 @@ impl Problem {
     /// A file that changed while it was read.
     #[must_use]
     pub fn changed(dir: &Dir, found: &Found) -> Self {
-        Self::new(ProblemKind::Changed, dir.path().join(found.path_name()), "changed while it was read; what was read last is in the snapshot")
+        Self::new(
+            ProblemKind::Changed,
+            dir.path().join(found.path_name()),
+            "changed while it was read; what was read last is in the snapshot",
+        )
     }
 
     /// A file that could not be read to its end.
@@ -52,7 +56,9 @@ impl Problem {
         match errno {
             Errno::NOENT | Errno::STALE => Self::new(ProblemKind::Gone, path, "vanished before it was read"),
             // Opened for what it was listed as, and it is that no longer.
-            Errno::LOOP | Errno::NOTDIR | Errno::NXIO => Self::new(ProblemKind::Gone, path, "was replaced by something else before it was read"),
+            Errno::LOOP | Errno::NOTDIR | Errno::NXIO => {
+                Self::new(ProblemKind::Gone, path, "was replaced by something else before it was read")
+            }
             e => Self::new(ProblemKind::Unreadable, path, format!("{doing}: {}", std::io::Error::from(e))),
         }
     }

@@ -14,7 +14,7 @@ pub enum OnChange {
     Incomplete,
 }
 
-/// Settings of a volume source. Globs are described at [`super::Globs`].
+/// Settings of a volume source. Globs are described at [`crate::model::Globs`].
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Settings {
     /// The directory to back up: absolute, without `..`.

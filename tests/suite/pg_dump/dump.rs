@@ -1,7 +1,7 @@
 //! Dumping.
 
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use strongroom::runtime::{Cancel, SystemClock};
 use strongroom::source::pg_dump::{Databases, PgDump, Settings};
 use strongroom::source::{Report, Streams as _};
 
-use crate::support::postgres::{MAJORS, Server, bin, shared};
+use crate::support::postgres::{MAJORS, Server, bin, kill, shared};
 use crate::support::sink::Memory;
 
 pub fn settings(server: &Server, role: &str, database: &str) -> Settings {
@@ -63,12 +63,24 @@ fn every_major_dumps_whole_archives() {
 
         let facts = &report.facts;
         assert!(facts["server_version"].as_str().unwrap().starts_with(&major.to_string()));
-        assert_eq!(facts["system_identifier"].as_str().unwrap(), server.sql("postgres", "SELECT system_identifier FROM pg_control_system()"));
+        assert_eq!(
+            facts["system_identifier"].as_str().unwrap(),
+            server.sql("postgres", "SELECT system_identifier FROM pg_control_system()")
+        );
         let database = &facts["databases"][0];
         let archive = sink.file("databases/dump_shop.dump");
         assert_eq!(database["name"], "dump_shop");
         assert_eq!(database["dump_bytes"], archive.len());
-        assert_eq!(database["archive_version"], if major < 16 { "1.14" } else if major == 16 { "1.15" } else { "1.16" });
+        assert_eq!(
+            database["archive_version"],
+            if major < 16 {
+                "1.14"
+            } else if major == 16 {
+                "1.15"
+            } else {
+                "1.16"
+            }
+        );
         assert!(database["server_bytes"].as_u64().unwrap() > 1 << 20);
 
         cuts_are_noticed(archive, major);
@@ -98,7 +110,16 @@ fn cuts_are_noticed(archive: &[u8], major: u32) {
 #[test]
 fn patterns_choose_databases_and_odd_names_survive() {
     let server = Server::start(17);
-    let odd = ["ameide_a", "ameide_b", "ameide_\"quoted' \\x", "ameide_ spaces é ü 🐘", "ameide_a/b%c", "ameide_=postgresql://h", "-ameide", "other"];
+    let odd = [
+        "ameide_a",
+        "ameide_b",
+        "ameide_\"quoted' \\x",
+        "ameide_ spaces é ü 🐘",
+        "ameide_a/b%c",
+        "ameide_=postgresql://h",
+        "-ameide",
+        "other",
+    ];
     for name in odd {
         server.create_database(name);
         let table = format!("CREATE TABLE t AS SELECT {}::text AS name", format_args!("'{}'", name.replace('\'', "''")));
@@ -170,8 +191,14 @@ fn what_a_role_may_not_dump_is_said_before_anything_is_dumped() {
         assert_eq!(error.kind(), strongroom::error::Kind::Denied);
         let one = "database rights_1: no USAGE on schema closed; no SELECT on table public.part_1; row-level security hides rows of table public.hidden; no SELECT on sequence public.counter; no SELECT on large object 77";
         let two = "database rights_2: no USAGE on schema closed; no SELECT on table public.hidden, public.part, public.part_1, public.plain;";
-        assert!(report.starts_with("role rights_reader may not dump everything: ") && report.contains(one) && report.contains(two), "{report}");
-        assert!(report.contains("GRANT pg_read_all_data TO \"rights_reader\" and ALTER ROLE \"rights_reader\" BYPASSRLS"), "{report}");
+        assert!(
+            report.starts_with("role rights_reader may not dump everything: ") && report.contains(one) && report.contains(two),
+            "{report}"
+        );
+        assert!(
+            report.contains("GRANT pg_read_all_data TO \"rights_reader\" and ALTER ROLE \"rights_reader\" BYPASSRLS"),
+            "{report}"
+        );
         assert!(sink.begun.is_empty(), "nothing was begun");
 
         // What the hint says is enough, but for large objects, which need an owner's or a superuser's grant.
@@ -234,8 +261,19 @@ fn a_locked_table_is_waited_for_retried_and_reported() {
     s.globals = false;
 
     let hold = |seconds: &str| {
-        let child = server.psql("locked").arg("-c").arg(format!("BEGIN; LOCK TABLE busy; SELECT pg_sleep({seconds}); COMMIT")).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        while server.sql("locked", "SELECT count(*) FROM pg_locks WHERE relation = 'busy'::regclass AND mode = 'AccessExclusiveLock' AND granted") != "1" {
+        let child = server
+            .psql("locked")
+            .arg("-c")
+            .arg(format!("BEGIN; LOCK TABLE busy; SELECT pg_sleep({seconds}); COMMIT"))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        while server.sql(
+            "locked",
+            "SELECT count(*) FROM pg_locks WHERE relation = 'busy'::regclass AND mode = 'AccessExclusiveLock' AND granted",
+        ) != "1"
+        {
             std::thread::sleep(Duration::from_millis(20));
         }
         child
@@ -244,10 +282,18 @@ fn a_locked_table_is_waited_for_retried_and_reported() {
     let mut sink = Memory::default();
     let error = dump(&s, &mut sink).unwrap_err();
     let report = error.report();
-    assert!(report.contains("a table stayed locked by somebody else, in each of 2 attempts") && report.contains("LOCK TABLE public.busy") && report.contains("hint: Find out who holds the lock"), "{report}");
+    assert!(
+        report.contains("a table stayed locked by somebody else, in each of 2 attempts")
+            && report.contains("LOCK TABLE public.busy")
+            && report.contains("hint: Find out who holds the lock"),
+        "{report}"
+    );
     assert_eq!(sink.begun.len(), 2);
     assert!(sink.files.is_empty());
-    server.sql("locked", "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'BEGIN; LOCK%' AND pid <> pg_backend_pid()");
+    server.sql(
+        "locked",
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'BEGIN; LOCK%' AND pid <> pg_backend_pid()",
+    );
     holder.wait().unwrap();
 
     // Freed in time, the next attempt succeeds.
@@ -267,7 +313,12 @@ fn an_older_pg_dump_is_refused_before_it_starts() {
     s.client_dirs = vec![bin(14), bin(16), PathBuf::from("/nowhere")];
     let mut sink = Memory::default();
     let report = dump(&s, &mut sink).unwrap_err().report();
-    assert!(report.starts_with("no PostgreSQL client tools fit the server (PostgreSQL 18.6): installed: 14 in ") && report.contains(", 16 in ") && report.contains("postgresql-client-18"), "{report}");
+    assert!(
+        report.starts_with("no PostgreSQL client tools fit the server (PostgreSQL 18.6): installed: 14 in ")
+            && report.contains(", 16 in ")
+            && report.contains("postgresql-client-18"),
+        "{report}"
+    );
     assert!(sink.begun.is_empty());
 
     s.client_dirs = vec![bin(18), bin(16)];
@@ -302,8 +353,25 @@ fn a_server_that_dies_leaves_no_file_and_says_why() {
         };
         let report = dump(&s, &mut sink).unwrap_err().report();
         assert!(sink.files.is_empty());
-        assert!(report.starts_with("dump database big: pg_dump failed with exit status 1: pg_dump: error: ") && report.contains("hint: The server went away"), "{report}");
+        assert!(
+            report.starts_with("dump database big: pg_dump failed with exit status 1: pg_dump: ")
+                && report.contains("hint: The server went away"),
+            "{report}"
+        );
     }
+}
+
+/// The child of this process that has this argument.
+fn child_with(argument: &str) -> i32 {
+    let me = format!("PPid:\t{}\n", std::process::id());
+    std::fs::read_dir("/proc")
+        .unwrap()
+        .flatten()
+        .find_map(|e| {
+            let of = |file: &str| std::fs::read_to_string(e.path().join(file)).unwrap_or_default();
+            (of("status").contains(&me) && of("cmdline").contains(argument)).then(|| e.file_name().to_str()?.parse().ok())?
+        })
+        .expect("a child with this argument")
 }
 
 #[test]
@@ -317,14 +385,17 @@ fn a_killed_pg_dump_leaves_no_file_and_says_so() {
         on_write: Some(Box::new(move |bytes| {
             if bytes > 1 << 20 && !done {
                 done = true;
-                assert!(Command::new("pkill").args(["-KILL", "-P", &std::process::id().to_string(), "-f", "dbname=dbname='killed'"]).status().unwrap().success());
+                kill(child_with("dbname=dbname='killed'"));
             }
         })),
         ..Memory::default()
     };
     let report = dump(&s, &mut sink).unwrap_err().report();
     assert!(sink.files.is_empty());
-    assert_eq!(report, "dump database killed: pg_dump was killed (signal 9)\nhint: If nobody killed it, the machine or the container ran out of memory: give it more.");
+    assert_eq!(
+        report,
+        "dump database killed: pg_dump was killed (signal 9)\nhint: If nobody killed it, the machine or the container ran out of memory: give it more."
+    );
 }
 
 #[test]
@@ -339,7 +410,14 @@ fn a_failing_store_and_a_cancel_end_the_program() {
 
     let cancel = Cancel::new();
     let trigger = cancel.clone();
-    let mut sink = Memory { on_write: Some(Box::new(move |bytes| if bytes > 1 << 20 { trigger.cancel() })), ..Memory::default() };
+    let mut sink = Memory {
+        on_write: Some(Box::new(move |bytes| {
+            if bytes > 1 << 20 {
+                trigger.cancel()
+            }
+        })),
+        ..Memory::default()
+    };
     let began = Instant::now();
     let error = PgDump::new(s, Arc::new(SystemClock)).run(&mut sink, &cancel).unwrap_err();
     assert_eq!(error.kind(), strongroom::error::Kind::Cancelled);
@@ -373,6 +451,7 @@ fn a_standby_is_dumped_and_its_conflicts_are_retried() {
     };
     let report = dump(&s, &mut sink).unwrap();
     assert_eq!(report.facts["standby"], true);
+    assert_eq!(report.warnings, ["database app: a standby has no rows of unlogged table public.cache"]);
     assert!(report.facts["databases"][0]["attempts"].as_u64().unwrap() > 1, "{:?} {}", report.facts, standby.log());
     assert_eq!(sink.files.len(), 1);
 }

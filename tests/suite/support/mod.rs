@@ -3,3 +3,4 @@
 pub mod judges;
 pub mod postgres;
 pub mod sink;
+pub mod tree;

@@ -4,6 +4,7 @@
 //! `shared(major)` is one server a major for the whole run: give databases and roles names of your own.
 //! `Server::start(major)` is one to break.
 
+use std::io::Write as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -59,7 +60,8 @@ impl Server {
     /// The same, on a free port of 127.0.0.1 too, with further lines for its `postgresql.conf`.
     pub fn start_with(major: u32, tcp: bool, config: &str) -> Self {
         let server = Self::prepare(major, tcp);
-        let initdb = server.as_user("initdb", &["-D", &server.data(), "-U", "postgres", "-A", "trust", "-N", "--encoding=UTF8", "--locale=C"]);
+        let initdb = server
+            .as_user("initdb", &["-D", &server.data(), "-U", "postgres", "-A", "trust", "-N", "--encoding=UTF8", "--locale=C"]);
         run(initdb, "initdb");
         server.configure(config);
         server.launch()
@@ -69,17 +71,31 @@ impl Server {
     pub fn standby(&self, config: &str) -> Self {
         let server = Self::prepare(self.major, false);
         let (host, port) = (self.socket_dir(), self.port.to_string());
-        run(server.as_user("pg_basebackup", &["-h", &host, "-p", &port, "-U", "postgres", "-D", &server.data(), "-R", "-c", "fast"]), "pg_basebackup");
+        run(
+            server.as_user(
+                "pg_basebackup",
+                &["-h", &host, "-p", &port, "-U", "postgres", "-D", &server.data(), "-R", "-c", "fast"],
+            ),
+            "pg_basebackup",
+        );
         server.configure(config);
         server.launch()
     }
 
     fn prepare(major: u32, tcp: bool) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
-        let dir = std::env::temp_dir().join(format!("strongroom-pg-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed)));
+        let dir =
+            std::env::temp_dir().join(format!("strongroom-pg-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed)));
         std::fs::create_dir_all(&dir).unwrap();
         if let Some(user) = user() {
-            run({ let mut c = Command::new("chown"); c.arg(user).arg(&dir); c }, "chown");
+            run(
+                {
+                    let mut c = Command::new("chown");
+                    c.arg(user).arg(&dir);
+                    c
+                },
+                "chown",
+            );
         }
         let port = if tcp { std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port() } else { 5432 };
         let idle = Command::new("true").spawn().unwrap();
@@ -90,7 +106,8 @@ impl Server {
         let listen = if self.tcp { "127.0.0.1" } else { "" };
         let text = format!(
             "unix_socket_directories = '{}'\nlisten_addresses = '{listen}'\nport = {}\nfsync = off\nfull_page_writes = off\nshared_buffers = 32MB\nmax_connections = 60\n{more}\n",
-            self.socket_dir(), self.port
+            self.socket_dir(),
+            self.port
         );
         let path = self.dir.join("data/postgresql.conf");
         let old = std::fs::read_to_string(&path).unwrap();
@@ -158,7 +175,10 @@ impl Server {
     /// Runs statements as the superuser; panics with the server's words. Returns unaligned rows.
     #[track_caller]
     pub fn sql(&self, database: &str, sql: &str) -> String {
-        let output = self.psql(database).arg("-c").arg(sql).output().unwrap();
+        // From its input, so that each statement is a transaction of its own and each result is printed, in every version.
+        let mut child = self.psql(database).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(sql.as_bytes()).unwrap();
+        let output = child.wait_with_output().unwrap();
         assert!(output.status.success(), "{sql}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
     }
@@ -186,16 +206,45 @@ impl Server {
 
     /// Kills the server process that works for this program: the whole server restarts, as after a crash.
     pub fn kill_session(&self, program: &str) {
-        let what = format!("SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend' AND application_name IN ('{program}', 'strongroom') AND state = 'active' AND query LIKE 'COPY %'");
+        let what = format!(
+            "SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend' AND application_name IN ('{program}', 'strongroom') AND state = 'active' AND query LIKE 'COPY %'"
+        );
         let pid = self.sql("postgres", &what);
-        run({ let mut c = Command::new("kill"); c.arg("-KILL").args(pid.lines()); c }, "kill");
+        pid.lines().for_each(|pid| kill(pid.parse().unwrap()));
+    }
+
+    /// Turns TLS on with this certificate, and lets TCP clients in with it and a password only.
+    pub fn install_tls(&self, certificate: &Path, key: &Path) {
+        for (from, name) in [(certificate, "server.crt"), (key, "server.key")] {
+            let to = self.dir.join("data").join(name);
+            std::fs::copy(from, &to).unwrap();
+            run(
+                {
+                    let mut c = Command::new("chmod");
+                    c.arg("600").arg(&to);
+                    c
+                },
+                "chmod",
+            );
+            if let Some(user) = user() {
+                run(
+                    {
+                        let mut c = Command::new("chown");
+                        c.arg(user).arg(&to);
+                        c
+                    },
+                    "chown",
+                );
+            }
+        }
+        std::fs::write(self.dir.join("data/pg_hba.conf"), "local all all trust\nhostssl all all all scram-sha-256\n").unwrap();
+        self.sql("postgres", "ALTER SYSTEM SET ssl = on; SELECT pg_reload_conf(); SELECT pg_sleep(0.5)");
     }
 
     /// Ends the server at once and without a goodbye to anybody (SIGKILL to all its processes' parent).
     pub fn kill(&self) {
         let pid = std::fs::read_to_string(self.dir.join("data/postmaster.pid")).unwrap_or_default();
-        let pid = pid.lines().next().unwrap_or_default().to_owned();
-        run({ let mut c = Command::new("kill"); c.arg("-KILL").arg(pid); c }, "kill");
+        kill(pid.lines().next().unwrap().parse().unwrap());
     }
 
     /// `pg_ctl stop -m immediate`.
@@ -228,6 +277,12 @@ impl Drop for Server {
     }
 }
 
+/// SIGKILL to one process.
+#[track_caller]
+pub fn kill(pid: i32) {
+    rustix::process::kill_process(rustix::process::Pid::from_raw(pid).unwrap(), rustix::process::Signal::KILL).unwrap();
+}
+
 /// PostgreSQL refuses to run as root: the user to run it as instead, if we are root.
 fn user() -> Option<&'static str> {
     static USER: OnceLock<Option<&'static str>> = OnceLock::new();
@@ -242,7 +297,13 @@ fn user() -> Option<&'static str> {
 fn reachable(bin: &Path, user: &str) -> PathBuf {
     static LOCK: Mutex<()> = Mutex::new(());
     let _one_at_a_time = LOCK.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let works = |bin: &Path| Command::new("runuser").args(["-u", user, "--", "test", "-x"]).arg(bin.join("postgres")).status().is_ok_and(|s| s.success());
+    let works = |bin: &Path| {
+        Command::new("runuser")
+            .args(["-u", user, "--", "test", "-x"])
+            .arg(bin.join("postgres"))
+            .status()
+            .is_ok_and(|s| s.success())
+    };
     if works(bin) {
         return bin.to_owned();
     }
@@ -252,7 +313,14 @@ fn reachable(bin: &Path, user: &str) -> PathBuf {
     if !works(&copy.join("bin")) {
         std::fs::create_dir_all(&copies).unwrap();
         let scratch = tempfile::Builder::new().prefix(".new-").tempdir_in(&copies).unwrap().keep();
-        run({ let mut c = Command::new("cp"); c.arg("-a").arg(tree).arg(scratch.join("tree")); c }, "cp");
+        run(
+            {
+                let mut c = Command::new("cp");
+                c.arg("-a").arg(tree).arg(scratch.join("tree"));
+                c
+            },
+            "cp",
+        );
         // Another test process may have been faster; its copy is as good.
         let renamed = std::fs::rename(scratch.join("tree"), &copy);
         std::fs::remove_dir_all(&scratch).unwrap();
@@ -264,5 +332,10 @@ fn reachable(bin: &Path, user: &str) -> PathBuf {
 #[track_caller]
 fn run(mut command: Command, what: &str) {
     let output = command.output().unwrap_or_else(|e| panic!("{what}: {e}"));
-    assert!(output.status.success(), "{what} failed: {}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{what} failed: {}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
 }

@@ -44,7 +44,9 @@ impl Write for File<'_> {
             f(self.bytes.len());
         }
         match self.sink.fail_after {
-            Some(limit) if self.bytes.len() > limit => Err(io::Error::other(Error::new(Kind::Unavailable, "the store is gone").hint("Look after it."))),
+            Some(limit) if self.bytes.len() > limit => {
+                Err(io::Error::other(Error::new(Kind::Unavailable, "the store is gone").hint("Look after it.")))
+            }
             _ => Ok(buf.len()),
         }
     }

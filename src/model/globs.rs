@@ -47,10 +47,16 @@ impl Globs {
             }
             let full = if anchored { body.to_owned() } else { format!("**/{body}") };
             let glob = one(&full).map_err(|e| bad(&e))?;
-            if text.ends_with('/') { dirs.add(glob) } else { any.add(glob) };
+            if text.ends_with('/') {
+                dirs.add(glob)
+            } else {
+                any.add(glob)
+            };
             ways.push(if anchored { Some(segments(body)) } else { None });
         }
-        let set = |builder: GlobSetBuilder| builder.build().map_err(|e| Error::new(Kind::Config, "the globs are too many or too large").because(e));
+        let set = |builder: GlobSetBuilder| {
+            builder.build().map_err(|e| Error::new(Kind::Config, "the globs are too many or too large").because(e))
+        };
         Ok(Some(Self { any: set(any)?, dirs: set(dirs)?, ways }))
     }
 
@@ -74,7 +80,9 @@ impl Globs {
         self.ways.iter().any(|way| {
             let Some(way) = way else { return true };
             // A way that ends early ended in `**`.
-            path.split(|b| *b == b'/').zip(way).all(|(segment, glob)| glob.is_match_candidate(&globset::Candidate::from_bytes(segment)))
+            path.split(|b| *b == b'/')
+                .zip(way)
+                .all(|(segment, glob)| glob.is_match_candidate(&globset::Candidate::from_bytes(segment)))
         })
     }
 }
@@ -137,7 +145,9 @@ mod tests {
     #[test]
     fn directories_on_the_way_are_known() {
         let g = globs(&["data/*/keep/**", "/top"]);
-        for (dir, wanted) in [("data", true), ("data/x", true), ("data/x/keep", true), ("data/x/other", false), ("else", false), ("top", true)] {
+        for (dir, wanted) in
+            [("data", true), ("data/x", true), ("data/x/keep", true), ("data/x/other", false), ("else", false), ("top", true)]
+        {
             assert_eq!(g.may_match_below(dir.as_bytes()), wanted, "{dir}");
         }
         assert!(globs(&["*.txt"]).may_match_below(b"anything"));

@@ -1,0 +1,139 @@
+//! Settings → what the loop schedules.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use super::scheduler::{Entry, Limits};
+use super::turn::{Ended, Loaded, Task};
+use crate::app::{Context, check_commands, job};
+use crate::config::Settings;
+use crate::config::settings::{Http, Job, StoreSettings};
+use crate::error::Result;
+use crate::http::Metrics;
+use crate::model::Time;
+use crate::runtime::{Cancel, Clock, memory};
+use crate::schedule::Schedule;
+
+/// Makes entries of settings, the same way at start and at each reload.
+#[derive(Debug, Clone)]
+pub(super) struct Builder {
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) metrics: Metrics,
+    /// What the process serves since it started; changes need a restart.
+    pub(super) http: Http,
+}
+
+impl Builder {
+    /// # Errors
+    /// Jobs that want to run programs without leave.
+    pub(super) fn build(&self, settings: Settings) -> Result<Loaded> {
+        if settings.http != self.http {
+            tracing::warn!("`http` changed in the configuration; that takes effect when the process is started again");
+        }
+        let limits = Limits { total: settings.limits.jobs, per_store: settings.limits.jobs_per_store };
+        // A world of its own: repositories are opened anew, with the passwords and credentials of now.
+        let ctx = Context::new(settings, self.clock.clone(), Cancel::new());
+        let jobs = ctx.jobs(None)?;
+        check_commands(&jobs, ctx.settings())?;
+        let budget = memory::budget(ctx.settings().limits.memory.unwrap_or(memory::DEFAULT_BUDGET));
+        let at_once = limits.total.min(jobs.len()).max(1);
+        let entries: Result<Vec<_>> = jobs.into_iter().map(|job| self.entry(&ctx, job, budget / at_once as u64)).collect();
+        let entries = entries?;
+        if entries.is_empty() {
+            tracing::warn!("the configuration has no jobs");
+        }
+        Ok(Loaded { entries, limits })
+    }
+
+    fn entry(&self, ctx: &Context, job: &Job, memory: u64) -> Result<Entry<Arc<dyn Task>>> {
+        let name = job.selector().to_string();
+        let quiet = ctx.settings().limits.quiet_hours.clone();
+        let schedule = Schedule::new(&job.schedule, &name, job.jitter, 0, quiet)?;
+        let store = store_name(&ctx.tenant(&job.tenant)?.repository.store);
+        let metrics = self.metrics.job(job.tenant.as_str(), job.name.as_str());
+        let task = Backup { ctx: ctx.clone(), job: job.clone(), metrics, memory };
+        Ok(Entry { name, store, schedule, task: Arc::new(task) })
+    }
+}
+
+/// What shares a store's limit: the bucket, container or directory above the repositories.
+fn store_name(settings: &StoreSettings) -> String {
+    match settings {
+        StoreSettings::Local { path } => format!("file://{}", path.parent().unwrap_or(path).display()),
+        StoreSettings::S3(s3) => format!("s3://{}/{}", s3.endpoint.as_deref().unwrap_or_default(), s3.bucket),
+        StoreSettings::Azure(azure) => format!("azblob://{}/{}/{}", azure.endpoint.as_deref().unwrap_or_default(), azure.account, azure.container),
+    }
+}
+
+/// A job of the configuration.
+#[derive(Clone)]
+struct Backup {
+    ctx: Context,
+    job: Job,
+    metrics: crate::http::JobMetrics,
+    /// Its share of the process's budget, in bytes.
+    memory: u64,
+}
+
+impl std::fmt::Debug for Backup {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.job.selector())
+    }
+}
+
+#[async_trait]
+impl Task for Backup {
+    async fn last_success(&self) -> Result<Option<Time>> {
+        job::last_success(&self.ctx, &self.job).await
+    }
+
+    async fn run(&self, due: Time, cancel: &Cancel) -> Ended {
+        let ctx = self.ctx.with_cancel(cancel.clone());
+        let patience = job::Patience { retries: self.job.retries, unattended: true };
+        let options =
+            job::Options { why: job::Why::Due(due), patience, retain: true, memory: self.memory, metrics: Some(self.metrics.clone()), ..job::Options::asked(&self.job) };
+        match job::run(&ctx, &self.job, &options).await {
+            Ok(job::Outcome::Already(begun)) => {
+                tracing::info!("done already by another process, which began at {begun}");
+                Ended::Done(begun)
+            }
+            Ok(job::Outcome::Elsewhere(who)) => {
+                tracing::info!("running elsewhere: {who}");
+                Ended::Elsewhere
+            }
+            Ok(job::Outcome::Backed(report)) => {
+                for warning in report.warnings.iter().take(20) {
+                    tracing::warn!("{warning}");
+                }
+                let figures = format!(
+                    "snapshot {} in {:.1} s: {} files, {} bytes, {} read, {} new, {} stored",
+                    report.snapshot.short(),
+                    report.ended.seconds_since(report.started),
+                    report.files,
+                    report.bytes_total,
+                    report.bytes_read,
+                    report.bytes_added,
+                    report.bytes_stored
+                );
+                if report.complete {
+                    tracing::info!("backed up: {figures}");
+                    return Ended::Done(report.started);
+                }
+                for missing in report.missing.iter().take(20) {
+                    tracing::error!("missing: {missing}");
+                }
+                tracing::error!("the backup is incomplete ({} missing): {figures}", report.missing.len());
+                Ended::Failed
+            }
+            Err(e) if cancel.is_cancelled() => {
+                tracing::info!("stopped: {}", e.chain());
+                Ended::Failed
+            }
+            Err(e) => {
+                tracing::error!("failed: {}", e.report());
+                Ended::Failed
+            }
+        }
+    }
+}

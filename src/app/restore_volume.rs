@@ -1,0 +1,184 @@
+//! Brings a volume (or any snapshot's files) back into a directory.
+
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+
+use super::Context;
+use super::facts::{is_complete, is_of_job};
+use super::read_lock::with_read_lock;
+use super::select::{self, Found, Pick};
+use crate::crypto::sha256_many;
+use crate::error::{Context as _, Error, Kind, Result};
+use crate::model::{Id, JobName, Node, NodeKind, TenantName};
+use crate::repository::{self, BlobType, Reader, Snapshot};
+use crate::restore::directory::marker::{self, Answer, Decision, TargetState};
+pub use crate::restore::directory::{Options, Progress, Report};
+use crate::restore::directory::{self, Blobs, Root, Want, WriteChunk};
+use crate::runtime::Cancel;
+
+/// Restores a snapshot's files into `to`: of a volume its content, of a snapshot with several paths the whole tree.
+///
+/// # Errors
+/// As [`directory::restore`]. Files that could not be restored are in the report instead.
+pub async fn run(found: &Found, to: PathBuf, options: Options, progress: Arc<Progress>, cancel: &Cancel) -> Result<Report> {
+    with_read_lock(&found.repository, cancel, async {
+        let reader = found.repository.reader(found.repository.load_index().await?);
+        let (snapshot, cancel) = (found.snapshot.clone(), cancel.clone());
+        super::blocking(move || restore(reader, &snapshot, &to, options, &progress, &cancel)).await
+    })
+    .await
+}
+
+fn restore(
+    reader: Reader,
+    snapshot: &Snapshot,
+    to: &Path,
+    mut options: Options,
+    progress: &Progress,
+    cancel: &Cancel,
+) -> Result<Report> {
+    let root = root(&reader, snapshot, &mut options)?;
+    let processors = std::thread::available_parallelism().map_or(2, usize::from);
+    let blobs = Stored { reader, threads: processors.clamp(2, 8) };
+    directory::restore(&blobs, &root, to, &options, progress, cancel)
+}
+
+/// What [`if_empty`] did.
+#[derive(Debug)]
+pub enum IfEmpty {
+    /// It restored this snapshot. If the report has problems, the next call tries again.
+    Restored(Id, Report),
+    /// The repository was read and has no snapshot of the job: the volume is new. Not asked again.
+    NothingToRestore,
+    /// The volume has content, or the question was settled before.
+    LeftAlone,
+}
+
+/// Restores a job's snapshot into `to` if that is empty, once: for whatever runs before an application starts.
+///
+/// # Errors
+/// Also whenever it could not be found out whether there is a snapshot: repository not there or not reached, wrong
+/// password, or only incomplete snapshots. Unknown is not empty, so whoever waits must go on waiting.
+pub async fn if_empty(
+    ctx: &Context,
+    tenant: &TenantName,
+    job: &JobName,
+    pick: &Pick,
+    to: PathBuf,
+    options: Options,
+    progress: Arc<Progress>,
+) -> Result<IfEmpty> {
+    let target = to.clone();
+    let state = super::blocking(move || marker::inspect(&target)).await?;
+    if !state.needs_answer() {
+        return Ok(IfEmpty::LeftAlone);
+    }
+    let (answer, why) = match ask(ctx, tenant, job, pick, state).await {
+        Ok(Some(found)) => (Answer::Found(found), None),
+        Ok(None) => (Answer::Nothing, None),
+        Err(e) => (Answer::Unknown, Some(e)),
+    };
+    match marker::decide(state, answer) {
+        Decision::LeaveAlone => Ok(IfEmpty::LeftAlone),
+        Decision::Fresh => {
+            let now = ctx.clock().now();
+            super::blocking(move || marker::finish(&to, None, now)).await?;
+            Ok(IfEmpty::NothingToRestore)
+        }
+        Decision::CouldNotFindOut => {
+            let gone = || Error::new(Kind::Failed, "a restore was begun and its snapshot is gone, with all others of the job");
+            Err(why.unwrap_or_else(gone).context(format!("find out whether {tenant}/{job} has a snapshot for {}", to.display())))
+        }
+        Decision::Restore(found) => {
+            let id = found.snapshot.id;
+            let target = to.clone();
+            super::blocking(move || marker::begin(&target, id)).await?;
+            let report = run(&found, to.clone(), options, progress, ctx.cancel()).await?;
+            if report.problem_count == 0 {
+                let now = ctx.clock().now();
+                super::blocking(move || marker::finish(&to, Some(id), now)).await?;
+            }
+            Ok(IfEmpty::Restored(id, report))
+        }
+    }
+}
+
+/// `None` only if the repository was read and there is nothing of this job in it, whole or not.
+async fn ask(ctx: &Context, tenant: &TenantName, job: &JobName, pick: &Pick, state: TargetState) -> Result<Option<Found>> {
+    let repository = ctx.repository(tenant).await?;
+    let snapshots = repository.load_snapshots().await?;
+    let now = ctx.store_time(repository.store()).await?;
+    if !snapshots.iter().any(|s| is_of_job(&s.file, job)) {
+        return Ok(None);
+    }
+    // A restore that was cut off goes on with its own snapshot, as long as that exists.
+    let begun = match state {
+        TargetState::Restoring(id) => select::pick(&snapshots, Some(job), &Pick::Id(id.to_hex()), now).ok(),
+        _ => None,
+    };
+    let (snapshot, mut warnings) = match begun {
+        Some(begun) => begun,
+        None => select::pick(&snapshots, Some(job), pick, now)?,
+    };
+    if !is_complete(&snapshot.file) {
+        warnings.push("it goes on with the incomplete snapshot that it was begun with".to_owned());
+    }
+    Ok(Some(Found { tenant: tenant.clone(), repository, snapshot, warnings }))
+}
+
+/// The tree whose content belongs into the target.
+fn root(reader: &Reader, snapshot: &Snapshot, options: &mut Options) -> Result<Root> {
+    let whole = Root { tree: snapshot.file.tree, meta: None };
+    let [path] = snapshot.file.paths.as_slice() else { return Ok(whole) };
+    let mut at = whole;
+    for part in Path::new(path).components() {
+        let Component::Normal(name) = part else { continue };
+        let name = std::os::unix::ffi::OsStrExt::as_bytes(name);
+        let node = reader.tree(at.tree)?.into_iter().find(|n| n.name == name);
+        match node {
+            Some(Node { kind: NodeKind::Dir { subtree: Some(tree) }, meta, .. }) => at = Root { tree, meta: Some(meta) },
+            // What was backed up is one file: it goes into the target by its name.
+            Some(_) => {
+                options.include.push(format!("/{}", globset::escape(&String::from_utf8_lossy(name))));
+                at.meta = None;
+                return Ok(at);
+            }
+            // Paths and tree disagree, as in snapshots of streams by other programs: all of it.
+            None => return Ok(Root { tree: snapshot.file.tree, meta: None }),
+        }
+    }
+    Ok(at)
+}
+
+/// A repository as the restore room wants it.
+struct Stored {
+    reader: Reader,
+    threads: usize,
+}
+
+/// A pack or tree that is not there is a damaged repository, which costs some files; not a reason to stop.
+fn lost(e: Error) -> Error {
+    if e.kind() == Kind::NotFound { e.with_kind(Kind::Corrupt) } else { e }
+}
+
+impl Blobs for Stored {
+    fn tree(&self, id: Id) -> Result<Vec<Node>> {
+        self.reader.tree(id).map_err(lost)
+    }
+
+    fn length(&self, id: &Id) -> Result<u32> {
+        match self.reader.index().get(BlobType::Data, id) {
+            Some(place) => Ok(place.plain_len()),
+            None => Err(Error::new(Kind::Corrupt, format!("blob {id} is in no index")).hint("Run `strongroom check`.")),
+        }
+    }
+
+    fn fetch(&self, wants: Vec<Want>, write: &WriteChunk<'_>, cancel: &Cancel) -> Result<()> {
+        let wants = wants.into_iter().map(|w| repository::Want { id: w.id, file: w.number, offset: w.offset }).collect();
+        self.reader.fetch(wants, self.threads, write, cancel).map_err(lost).context(|| "fetch from the repository")
+    }
+
+    fn ids(&self, contents: &[&[u8]]) -> Vec<Id> {
+        sha256_many(contents)
+    }
+}

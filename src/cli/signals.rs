@@ -1,0 +1,29 @@
+//! SIGINT and SIGTERM: the first ends the work in order, the second at once.
+
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::error::{Context as _, Kind, Result};
+use crate::runtime::Cancel;
+
+/// Watches for as long as the process lives.
+#[allow(clippy::disallowed_methods, reason = "the second signal means: at once")]
+pub(super) fn watch(cancel: Cancel) -> Result<()> {
+    let mut interrupt = signal(SignalKind::interrupt()).context(|| "watch for SIGINT")?;
+    let mut terminate = signal(SignalKind::terminate()).context(|| "watch for SIGTERM")?;
+    tokio::spawn(async move {
+        loop {
+            let name = tokio::select! {
+                _ = interrupt.recv() => "SIGINT",
+                _ = terminate.recv() => "SIGTERM",
+            };
+            if cancel.is_cancelled() {
+                // Whoever asks twice does not want to wait for locks and uploads. Nothing is damaged: the commit point
+                // was not reached, and the lock is removed as dead later.
+                std::process::exit(i32::from(Kind::Cancelled.exit_code()));
+            }
+            tracing::info!("{name}: ending; once more to abort at once");
+            cancel.cancel();
+        }
+    });
+    Ok(())
+}

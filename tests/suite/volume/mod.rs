@@ -1,0 +1,10 @@
+//! Volumes: what the source room reads, the restore room writes back; between them a map in memory instead of a
+//! repository.
+
+mod attacks;
+mod backup;
+mod if_empty;
+mod memory;
+mod restore;
+mod unprivileged;
+mod whole;

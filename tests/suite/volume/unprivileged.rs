@@ -1,0 +1,117 @@
+//! Restoring without the rights to set everything: less comes back, it is counted, and nothing becomes dangerous.
+
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
+use std::process::Command;
+
+use strongroom::restore::directory::{Options, Progress};
+use strongroom::source::volume::{Settings, Volume};
+
+use super::memory::{Memory, restore};
+use crate::support::tree::{Compare, assert_same, hostile_tree, is_root};
+
+const SOMEBODY: &str = "12345";
+/// Set for the process that plays somebody.
+const PLACE: &str = "STRONGROOM_TEST_PLACE";
+
+/// Runs one test of this binary as somebody else, with no groups and no capabilities.
+fn as_somebody(test: &str, place: &Path) {
+    let output = Command::new("setpriv")
+        .args(["--reuid", SOMEBODY, "--regid", SOMEBODY, "--clear-groups", "--bounding-set=-all", "--inh-caps=-all"])
+        .arg(std::env::current_exe().unwrap())
+        .args([test, "--exact", "--nocapture", "--include-ignored"])
+        .env(PLACE, place)
+        .output()
+        .expect("setpriv of util-linux");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && text.contains("1 passed"), "{text}");
+}
+
+/// A copy of the test binary may lie where somebody cannot read: then this machine cannot play the game.
+fn place() -> tempfile::TempDir {
+    let dir = tempfile::Builder::new().permissions(PermissionsExt::from_mode(0o755)).tempdir().unwrap();
+    hostile_tree(&dir.path().join("from"));
+    std::fs::create_dir(dir.path().join("to")).unwrap();
+    std::os::unix::fs::chown(dir.path().join("to"), Some(12345), Some(12345)).unwrap();
+    dir
+}
+
+#[test]
+fn somebody_restores_what_root_backed_up() {
+    if !is_root() {
+        // The second half of this test is then what every other test does.
+        return;
+    }
+    let dir = place();
+    // Backed up and restored in the process of somebody: the blobs are in memory. Root's secrets are not readable then,
+    // so they are opened first; their owners stay.
+    for (path, mode) in [
+        ("from/modes/f0", 0o644),
+        ("from/modes/f400", 0o644),
+        ("from/modes/d700", 0o755),
+        ("from/modes/f7777", 0o6777),
+        ("from/attributes/file", 0o754),
+    ] {
+        std::fs::set_permissions(dir.path().join(path), PermissionsExt::from_mode(mode)).unwrap();
+    }
+    as_somebody("volume::unprivileged::as_somebody_restore", dir.path());
+    let to = dir.path().join("to");
+    let what = Compare { owners: false, modes: false, xattrs: false, times: false, hardlinks: true, ..Compare::default() };
+    std::fs::remove_file(dir.path().join("from/kinds/null")).unwrap();
+    std::fs::remove_file(dir.path().join("from/kinds/loop")).unwrap();
+    assert_same(&dir.path().join("from"), &to, what);
+    let setuid = std::fs::metadata(to.join("modes/f4755")).unwrap();
+    assert_eq!((setuid.uid(), setuid.mode() & 0o7777), (12345, 0o755), "nobody's setuid program becomes somebody's");
+}
+
+#[test]
+#[ignore = "runs as a part of somebody_restores_what_root_backed_up"]
+fn as_somebody_restore() {
+    let place = std::env::var_os(PLACE).expect("started by another test");
+    let place = Path::new(&place);
+    assert!(!is_root());
+    let memory = Memory::new();
+    let (root, problems) = memory.backup(&Settings { path: place.join("from"), ..Settings::default() });
+    assert!(problems.is_empty(), "{problems:?}");
+    let report =
+        restore(&memory, &root, &place.join("to"), &Options { verify: true, ..Options::default() }, &Progress::default());
+    assert!(report.problems.is_empty(), "{:?}", report.problems);
+    let denied = report.denied;
+    assert!(denied.owners > 5000 && denied.setuid == 4 && denied.devices == 2, "{denied:?}");
+    assert!(denied.xattrs >= 1, "{denied:?}");
+    assert_eq!(denied.sentences().len(), 4, "{denied:?}");
+    // Again, over what belongs to somebody now.
+    let report =
+        restore(&memory, &root, &place.join("to"), &Options { delete: true, ..Options::default() }, &Progress::default());
+    assert!(report.problems.is_empty(), "{:?}", report.problems);
+}
+
+#[test]
+fn what_somebody_may_not_read_is_told() {
+    if !is_root() {
+        return;
+    }
+    let dir = tempfile::Builder::new().permissions(PermissionsExt::from_mode(0o755)).tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("locked")).unwrap();
+    std::fs::write(dir.path().join("secret"), "x").unwrap();
+    std::fs::write(dir.path().join("open"), "x").unwrap();
+    for (path, mode) in [("locked", 0o700), ("secret", 0o600), ("open", 0o644)] {
+        std::fs::set_permissions(dir.path().join(path), PermissionsExt::from_mode(mode)).unwrap();
+    }
+    as_somebody("volume::unprivileged::as_somebody_read", dir.path());
+}
+
+#[test]
+#[ignore = "runs as a part of what_somebody_may_not_read_is_told"]
+fn as_somebody_read() {
+    let place = std::env::var_os(PLACE).expect("started by another test");
+    let settings = Settings { path: place.into(), ..Settings::default() };
+    let volume = Volume::open(&settings).unwrap();
+    let root = volume.root().unwrap();
+    let listing = volume.list(&root).unwrap();
+    let find = |name: &str| listing.entries.iter().find(|f| f.name == name.as_bytes()).unwrap();
+    assert!(volume.open_file(&root, find("open")).is_ok());
+    for problem in [volume.open_file(&root, find("secret")).unwrap_err(), volume.enter(&root, find("locked")).unwrap_err()] {
+        assert!(problem.makes_incomplete(settings.on_change) && problem.to_string().contains("ermission denied"), "{problem}");
+    }
+}
