@@ -5,6 +5,7 @@
 
 mod archive;
 mod manifest;
+mod stats;
 mod streams;
 
 use std::collections::BTreeMap;
@@ -22,7 +23,8 @@ use crate::runtime::{Cancel, Clock};
 use crate::source::volume::{self, Totals, Volume};
 use crate::source::{SourceSettings, Streams};
 
-pub use archive::ArchiveStats;
+
+pub use stats::ArchiveStats;
 pub use manifest::{MANIFEST_FILE, Manifest, OWN_DIR};
 
 /// Sentences kept of a long list of problems.

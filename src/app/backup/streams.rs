@@ -9,7 +9,7 @@ use crate::model::{Id, Metadata, Node, NodeKind, Time};
 use crate::repository::{Chunking, FileContent, FileWriter, Writer};
 use crate::source::{Sink, SinkFile};
 
-use super::archive::ArchiveStats;
+use super::stats::ArchiveStats;
 
 /// Collects committed files; [`Collector::finish`] makes the trees.
 pub(super) struct Collector {

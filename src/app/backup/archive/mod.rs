@@ -6,6 +6,8 @@
 //!
 //! **Memory.** Entries of the directories that are open, and nothing else.
 
+mod read;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -13,32 +15,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
 
+use super::stats::ArchiveStats;
 use crate::error::{Context, Error, Kind, Result};
 use crate::model::{Id, Node, NodeKind, Time};
-use crate::repository::{BlobType, Chunking, Done, Lane, Reader, SMALL_FILE, Writer, encode_tree};
+use crate::repository::{BlobType, Done, Lane, Reader, SMALL_FILE, Writer, encode_tree};
 use crate::runtime::Cancel;
 use crate::source::volume::{Dir, Found, FoundKind, Problem, Volume};
-
-/// What was met on the way, live.
-#[derive(Debug, Default)]
-pub struct ArchiveStats {
-    /// Files that the parent did not have.
-    pub files_new: AtomicU64,
-    /// Files that differ from the parent's.
-    pub files_changed: AtomicU64,
-    /// Files taken from the parent unread.
-    pub files_unmodified: AtomicU64,
-    /// Directories that the parent did not have.
-    pub dirs_new: AtomicU64,
-    /// Directories that differ from the parent's.
-    pub dirs_changed: AtomicU64,
-    /// Directories equal to the parent's.
-    pub dirs_unmodified: AtomicU64,
-    /// Bytes of all files, read or not.
-    pub bytes_total: AtomicU64,
-    /// Bytes read from files.
-    pub bytes_read: AtomicU64,
-}
 
 fn add(counter: &AtomicU64, n: u64) {
     counter.fetch_add(n, Ordering::Relaxed);
@@ -364,118 +346,6 @@ impl Walk {
         }
     }
 
-    /// Reads a file of one blob and hands it in.
-    fn small_file(self: &Arc<Self>, open: &Arc<OpenDir>, found: &Found, at: usize) -> Result<()> {
-        if let Some(content) = self.linked(found) {
-            self.set_content(open, at, content, found.size);
-            return self.entry_done(open, Via::Walker);
-        }
-        let data = match self.read_small(open, found) {
-            Ok(data) => data,
-            Err(problem) => {
-                self.give_up(open, at, problem);
-                return self.entry_done(open, Via::Walker);
-            }
-        };
-        add(&self.stats.bytes_read, data.len() as u64);
-        if data.is_empty() {
-            self.set_content(open, at, Vec::new(), 0);
-            return self.entry_done(open, Via::Walker);
-        }
-        let (walk, open, size, link) = (self.clone(), open.clone(), data.len() as u64, link_key(found));
-        let done: Done = Box::new(move |lane, saved| {
-            let Some(saved) = saved else { return };
-            if let Some(key) = link {
-                walk.links.lock().insert(key, vec![saved.id]);
-            }
-            walk.set_content(&open, at, vec![saved.id], size);
-            if let Err(e) = walk.entry_done(&open, Via::Lane(lane)) {
-                lane.fail(e);
-            }
-        });
-        self.writer.submit(BlobType::Data, Bytes::from(data), done);
-        Ok(())
-    }
-
-    fn read_small(&self, open: &OpenDir, found: &Found) -> std::result::Result<Vec<u8>, Problem> {
-        let mut again = false;
-        loop {
-            let mut file = self.volume.open_file(&open.dir, found)?;
-            let data = file.read_small(SMALL_FILE)?;
-            if !file.changed()? {
-                return Ok(data);
-            }
-            if again {
-                self.problem(Problem::changed(&open.dir, found));
-                return Ok(data);
-            }
-            again = true;
-        }
-    }
-
-    /// Reads a file of several blobs; other walkers go on with other tasks meanwhile.
-    fn large_file(self: &Arc<Self>, open: &Arc<OpenDir>, found: &Found, at: usize) -> Result<()> {
-        if let Some(content) = self.linked(found) {
-            self.set_content(open, at, content, found.size);
-            return self.entry_done(open, Via::Walker);
-        }
-        let mut again = false;
-        loop {
-            self.cancel.check()?;
-            let mut file = match self.volume.open_file(&open.dir, found) {
-                Ok(file) => file,
-                Err(problem) => {
-                    self.give_up(open, at, problem);
-                    break;
-                }
-            };
-            let mut into = self.writer.file(Chunking::Content);
-            if let Err(e) = into.read_all(&mut file) {
-                self.writer.check()?;
-                self.give_up(open, at, Problem::unreadable(&open.dir, found, &e));
-                break;
-            }
-            let content = into.finish().context(|| format!("back up {}", open.dir.path().join(found.path_name()).display()))?;
-            add(&self.stats.bytes_read, content.size);
-            if file.changed().unwrap_or(true) {
-                if !again {
-                    again = true;
-                    continue;
-                }
-                self.problem(Problem::changed(&open.dir, found));
-            }
-            if let Some(key) = link_key(found) {
-                self.links.lock().insert(key, content.content.clone());
-            }
-            self.set_content(open, at, content.content, content.size);
-            break;
-        }
-        self.entry_done(open, Via::Walker)
-    }
-
-    fn linked(&self, found: &Found) -> Option<Vec<Id>> {
-        self.links.lock().get(&link_key(found)?).cloned()
-    }
-
-    fn set_content(&self, open: &OpenDir, at: usize, content: Vec<Id>, size: u64) {
-        if let Some(Some(node)) = open.nodes.lock().get_mut(at) {
-            node.kind = NodeKind::File { size, content };
-        }
-    }
-
-    /// A file that cannot be had: left out if it is gone, else recorded with its error and without content.
-    fn give_up(&self, open: &OpenDir, at: usize, problem: Problem) {
-        if let Some(slot) = open.nodes.lock().get_mut(at) {
-            if problem.is_gone() {
-                *slot = None;
-            } else if let Some(node) = slot {
-                node.error = Some(problem.to_string());
-                node.kind = NodeKind::File { size: 0, content: Vec::new() };
-            }
-        }
-        self.problem(problem);
-    }
-
     /// One entry less to wait for; at the last one, stores the directory, and so on upwards.
     fn entry_done(self: &Arc<Self>, open: &Arc<OpenDir>, mut via: Via<'_>) -> Result<()> {
         let mut open = open.clone();
@@ -536,8 +406,4 @@ impl Walk {
         }
         Some(place.open.clone())
     }
-}
-
-fn link_key(found: &Found) -> Option<(u64, u64)> {
-    (found.meta.links > 1).then_some((found.meta.device_id, found.meta.inode))
 }
