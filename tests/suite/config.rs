@@ -255,3 +255,33 @@ fn secrets_do_not_print() {
     let wrong = yaml(&with("").replace("value: x", "value: hunter2, file: /x")).expect_err("two places");
     assert!(!wrong.to_string().contains("hunter2"), "{wrong}");
 }
+
+#[test]
+fn what_the_documentation_shows_is_read() {
+    let k8s = include_str!("../../k8s/config.yaml");
+    let file = k8s.split("strongroom.yaml: |\n").nth(1).unwrap().split("\n---").next().unwrap();
+    let file: String = file.lines().map(|l| l.strip_prefix("    ").unwrap_or(l).to_owned() + "\n").collect();
+    yaml(&file).unwrap_or_else(|m| panic!("k8s/config.yaml: {m}\n{file}"));
+    // The README shows pieces: each is completed by what it leaves out.
+    let pieces: Vec<&str> =
+        include_str!("../../README.md").split("```yaml\n").skip(1).map(|p| p.split("```").next().unwrap()).collect();
+    assert!(pieces.len() >= 4, "the README shows configurations");
+    for piece in pieces {
+        let whole = ["environment:", "repository:", "tenants:"].iter().any(|k| piece.starts_with(k));
+        let mut text = if whole {
+            piece.to_owned()
+        } else {
+            let jobs: String = piece.lines().map(|l| format!("      {l}\n")).collect();
+            format!("tenants:\n  acme:\n    jobs:\n{jobs}")
+        };
+        match (text.contains("repository:"), text.contains("password:")) {
+            (true, false) => text = text.replacen("repository:\n", "repository:\n  password: { value: x }\n", 1),
+            (false, _) => text += "repository: { url: file:///srv, password: { value: x } }\n",
+            (true, true) => {}
+        }
+        if !text.contains("tenants:") {
+            text += "tenants: { acme: {} }\n";
+        }
+        yaml(&text).unwrap_or_else(|m| panic!("{m}\n{text}"));
+    }
+}

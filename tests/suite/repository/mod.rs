@@ -92,7 +92,6 @@ impl Fixture {
     }
 
     /// Sound, down to the last byte.
-    #[track_caller]
     async fn assert_sound(&self) {
         let report = self.check(ReadData::All).await;
         assert!(report.is_sound(), "{:#?}", report.findings);
@@ -186,7 +185,7 @@ async fn contents(repo: &Repository) -> Vec<(Id, Files)> {
 
 /// Stores bytes as a tree or data blob as they are: for trees that no sane writer makes.
 fn raw_blob(writer: &Writer, kind: BlobType, bytes: Vec<u8>) -> Id {
-    let (sender, receiver) = std::sync::mpsc::channel();
+    let (sender, receiver) = crossbeam_channel::bounded(1);
     writer.submit(kind, bytes.into(), Box::new(move |_, saved| sender.send(saved.unwrap().id).unwrap()));
     receiver.recv().unwrap()
 }
