@@ -76,7 +76,7 @@ impl Serialize for Id {
     fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
         let mut buf = [0; 64];
         // The buffer is exactly twice the id, so encoding cannot fail.
-        let _ = hex::encode_to_slice(self.0, &mut buf);
+        hex::encode_to_slice(self.0, &mut buf).unwrap_or_default();
         s.serialize_str(std::str::from_utf8(&buf).unwrap_or_default())
     }
 }

@@ -106,7 +106,7 @@ mod tests {
     #[test]
     fn tells_irreducible_polynomials() {
         // From restic's documentation and tests.
-        for good in [0x25b4_6883_8dcb_75, 0x3DA3_358B_4DC1_73] {
+        for good in [0x0025_b468_838d_cb75, 0x003d_a335_8b4d_c173] {
             assert!(is_irreducible(good), "{good:x}");
         }
         // x^2, x(x+1), (x+1)^2, and a product of two of degree 2 and 3.

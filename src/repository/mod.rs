@@ -150,9 +150,11 @@ impl Repository {
         let doing = || format!("open the repository at {}", store.location());
         let sealed = match store.get(&config_key()?, None).await {
             Ok(bytes) => bytes,
-            Err(e) if matches!(e.kind(), store::ErrorKind::NotFound) => {
-                return Err(Error::new(Kind::NoRepository, format!("there is no repository at {}", store.location()))
-                    .hint("Check the address. `strongroom init` creates a repository; a backup never does."));
+            Err(e) if matches!(e.kind(), store::ErrorKind::NotFound | store::ErrorKind::NoSuchStore) => {
+                let none = Error::new(Kind::NoRepository, format!("there is no repository at {}", store.location()))
+                    .hint("Check the address. `strongroom init` creates a repository; a backup never does.");
+                // That even the directory or bucket is missing is worth knowing: it may not be mounted.
+                return Err(if e.kind() == store::ErrorKind::NoSuchStore { none.because(e) } else { none });
             }
             Err(e) => return Err(Error::from(e).context(doing())),
         };

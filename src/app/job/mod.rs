@@ -11,3 +11,4 @@ mod run;
 
 pub use attempts::Patience;
 pub use run::{Options, Outcome, Why, last_success, run};
+pub use crate::store::Counts;

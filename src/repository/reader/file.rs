@@ -40,7 +40,7 @@ impl FileReader {
     pub(super) fn new(reader: Reader, content: &[Id]) -> Self {
         Self {
             reader,
-            blobs: content.to_vec().into_iter(),
+            blobs: Vec::from(content).into_iter(),
             next: None,
             groups: VecDeque::new(),
             bytes: Bytes::new(),

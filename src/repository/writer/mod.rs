@@ -216,6 +216,7 @@ impl Writer {
         if options.lanes == 0 {
             options.lanes = std::thread::available_parallelism().map_or(2, usize::from);
         }
+        #[allow(clippy::disallowed_methods, reason = "the gate bounds what waits here, in bytes")]
         let (sender, receiver): (Sender<Job>, Receiver<Job>) = crossbeam_channel::unbounded();
         let shared = Arc::new(Shared {
             packer: upload::Packer::new(lock, &options),

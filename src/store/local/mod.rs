@@ -115,7 +115,7 @@ impl Store for LocalStore {
         let read = move |s: &Inner| {
             let (file, meta) = s.open(&key)?;
             let bytes = s.read_at(&key, &file, 0..meta.len())?;
-            let version = if meta.len() <= HASHED { hash_version(&[bytes.clone()]) } else { stat_version(&meta) };
+            let version = if meta.len() <= HASHED { hash_version(std::slice::from_ref(&bytes)) } else { stat_version(&meta) };
             Ok((bytes, version))
         };
         self.blocking(read).await

@@ -92,7 +92,6 @@ impl Fixture {
     }
 
     /// Sound, down to the last byte.
-    #[track_caller]
     async fn assert_sound(&self) {
         let report = self.check(ReadData::All).await;
         assert!(report.is_sound(), "{:#?}", report.findings);
