@@ -40,8 +40,11 @@ impl ConfigFile {
     /// An unknown version, or a polynomial that stock clients would refuse.
     pub fn check(&self) -> Result<()> {
         if !(1..=2).contains(&self.version) {
-            return Err(Error::new(Kind::Failed, format!("the repository has format version {}; versions 1 and 2 are known", self.version))
-                .hint("Use a newer strongroom."));
+            return Err(Error::new(
+                Kind::Failed,
+                format!("the repository has format version {}; versions 1 and 2 are known", self.version),
+            )
+            .hint("Use a newer strongroom."));
         }
         match u64::from_str_radix(&self.chunker_polynomial, 16) {
             Ok(p) if is_irreducible(p) => Ok(()),

@@ -97,7 +97,12 @@ impl Repository {
     ///
     /// # Errors
     /// [`Kind::WrongPassword`] if there is a repository that the password does not open; the store's failures.
-    pub async fn init(store: Arc<dyn Store>, password: &SecretText, env: &RepoEnv, holder: &LockHolder) -> Result<(Self, InitOutcome)> {
+    pub async fn init(
+        store: Arc<dyn Store>,
+        password: &SecretText,
+        env: &RepoEnv,
+        holder: &LockHolder,
+    ) -> Result<(Self, InitOutcome)> {
         match Self::open(store.clone(), password, env).await {
             Ok(repo) => return Ok((repo, InitOutcome::AlreadyExists)),
             Err(e) if e.kind() == Kind::NoRepository => {}
@@ -116,8 +121,11 @@ impl Repository {
             Some(found) => found,
             None => {
                 let (master, created, who, password) = (MasterKey::generate(), env.clock.now(), holder.clone(), password.clone());
-                let wrap = move || KeyFile::wrap(&master, &password, created, &who.username, &who.hostname).map(|file| (file, master));
-                let wrapped = tokio::task::spawn_blocking(wrap).await.map_err(|e| Error::new(Kind::Bug, "a key thread ended").because(e))?;
+                let wrap =
+                    move || KeyFile::wrap(&master, &password, created, &who.username, &who.hostname).map(|file| (file, master));
+                let wrapped = tokio::task::spawn_blocking(wrap)
+                    .await
+                    .map_err(|e| Error::new(Kind::Bug, "a key thread ended").because(e))?;
                 let (file, master) = wrapped?;
                 (keys::save(store.as_ref(), &file).await.context(doing)?, master)
             }
@@ -249,7 +257,8 @@ impl Repository {
                 r => Some(r),
             }
         };
-        let mut snapshots: Vec<Snapshot> = futures::stream::iter(listed).map(load).buffer_unordered(8).filter_map(present).try_collect().await?;
+        let mut snapshots: Vec<Snapshot> =
+            futures::stream::iter(listed).map(load).buffer_unordered(8).filter_map(present).try_collect().await?;
         snapshots.sort_by_key(|s| (s.file.time, s.id));
         Ok(snapshots)
     }
@@ -283,7 +292,13 @@ impl Repository {
     ///
     /// # Errors
     /// As [`Repository::lock`].
-    pub async fn lock_within(&self, mode: LockMode, holder: &LockHolder, wait: std::time::Duration, cancel: &Cancel) -> Result<RepoLock> {
+    pub async fn lock_within(
+        &self,
+        mode: LockMode,
+        holder: &LockHolder,
+        wait: std::time::Duration,
+        cancel: &Cancel,
+    ) -> Result<RepoLock> {
         let pause = std::time::Duration::from_secs(5);
         let mut left = wait;
         loop {
@@ -314,7 +329,11 @@ impl Repository {
     ///
     /// # Errors
     /// The store's failures.
-    pub async fn remove_dead_locks(&self, hostname: &str, is_ours: &(dyn Fn(&LockFile) -> bool + Send + Sync)) -> Result<(usize, Vec<LockFile>)> {
+    pub async fn remove_dead_locks(
+        &self,
+        hostname: &str,
+        is_ours: &(dyn Fn(&LockFile) -> bool + Send + Sync),
+    ) -> Result<(usize, Vec<LockFile>)> {
         lock::remove_dead(self, hostname, is_ours).await
     }
 
@@ -333,7 +352,8 @@ impl Repository {
     pub async fn add_key(&self, password: &SecretText, holder: &LockHolder) -> Result<Id> {
         let (repo, password, holder) = (self.clone(), password.clone(), holder.clone());
         let wrap = move || KeyFile::wrap(repo.key(), &password, repo.clock().now(), &holder.username, &holder.hostname);
-        let file = tokio::task::spawn_blocking(wrap).await.map_err(|e| Error::new(Kind::Bug, "a key thread ended").because(e))??;
+        let file =
+            tokio::task::spawn_blocking(wrap).await.map_err(|e| Error::new(Kind::Bug, "a key thread ended").because(e))??;
         keys::save(self.store().as_ref(), &file).await
     }
 
@@ -343,7 +363,8 @@ impl Repository {
     /// [`Kind::Usage`] for the key in use; the store's failures.
     pub async fn remove_key(&self, id: &Id) -> Result<()> {
         if *id == self.0.key_id {
-            return Err(Error::new(Kind::Usage, format!("key {} opened this repository and is not removed", id.short())).hint("Open with another password to remove it."));
+            return Err(Error::new(Kind::Usage, format!("key {} opened this repository and is not removed", id.short()))
+                .hint("Open with another password to remove it."));
         }
         Ok(self.store().delete(&Key::new(format!("keys/{id}"))?).await?)
     }

@@ -53,7 +53,8 @@ impl Decoder {
             Some((&COMPRESSED, rest)) => {
                 self.json.clear();
                 // Streamed, because a frame need not tell how long its content is.
-                let mut frame = zstd::stream::read::Decoder::with_buffer(rest).context(|| "prepare decompression")?.take(MAX_JSON + 1);
+                let mut frame =
+                    zstd::stream::read::Decoder::with_buffer(rest).context(|| "prepare decompression")?.take(MAX_JSON + 1);
                 frame.read_to_end(&mut self.json).map_err(|e| damaged("it does not decompress").because(e))?;
                 if self.json.len() as u64 > MAX_JSON {
                     return Err(damaged("it is larger than any file of its kind"));
@@ -84,7 +85,8 @@ pub(super) async fn load(store: &dyn Store, folder: &str, id: &Id) -> Result<byt
             return Ok(bytes);
         }
     }
-    Err(Error::new(Kind::Corrupt, format!("{key} is not what its name says")).hint("The object was damaged in the store. Run `strongroom check` to see what else is."))
+    Err(Error::new(Kind::Corrupt, format!("{key} is not what its name says"))
+        .hint("The object was damaged in the store. Run `strongroom check` to see what else is."))
 }
 
 /// The ids below `<folder>/`; other names are ignored, as stock clients do.

@@ -94,8 +94,14 @@ impl Task for Backup {
     async fn run(&self, due: Time, cancel: &Cancel) -> Ended {
         let ctx = self.ctx.with_cancel(cancel.clone());
         let patience = job::Patience { retries: self.job.retries, unattended: true };
-        let options =
-            job::Options { why: job::Why::Due(due), patience, retain: true, memory: self.memory, metrics: Some(self.metrics.clone()), ..job::Options::asked(&self.job) };
+        let options = job::Options {
+            why: job::Why::Due(due),
+            patience,
+            retain: true,
+            memory: self.memory,
+            metrics: Some(self.metrics.clone()),
+            ..job::Options::asked(&self.job)
+        };
         match job::run(&ctx, &self.job, &options).await {
             Ok(job::Outcome::Already(begun)) => {
                 tracing::info!("done already by another process, which began at {begun}");

@@ -58,7 +58,17 @@ impl Options {
     #[must_use]
     pub fn asked(job: &Job) -> Self {
         let patience = Patience { retries: job.retries, unattended: false };
-        Self { why: Why::Asked, patience, retain: false, allow_empty: false, force: false, progress: Arc::default(), metrics: None, memory: 0, requests: Arc::default() }
+        Self {
+            why: Why::Asked,
+            patience,
+            retain: false,
+            allow_empty: false,
+            force: false,
+            progress: Arc::default(),
+            metrics: None,
+            memory: 0,
+            requests: Arc::default(),
+        }
     }
 }
 
@@ -117,9 +127,11 @@ pub async fn run(ctx: &Context, job: &Job, options: &Options) -> Result<Outcome>
     let (outcome, retries) = leased(ctx, job, &name, options, counter).await;
     timer.abort();
     let outcome = match outcome {
-        Err(e) if late.load(Relaxed) => Err(Error::new(Kind::Failed, format!("job {name} did not end within {} s and was stopped", job.timeout.as_secs()))
-            .because(e)
-            .hint("Raise the job's `timeout` if it needs longer; what was uploaded is used by the next run.")),
+        Err(e) if late.load(Relaxed) => {
+            Err(Error::new(Kind::Failed, format!("job {name} did not end within {} s and was stopped", job.timeout.as_secs()))
+                .because(e)
+                .hint("Raise the job's `timeout` if it needs longer; what was uploaded is used by the next run."))
+        }
         outcome => outcome,
     };
     if let Some(metrics) = &options.metrics {

@@ -64,7 +64,7 @@ impl PruneOptions {
     /// thread come on top of it.
     #[must_use]
     pub fn for_memory(budget: u64) -> Self {
-        let small = budget < 192 << 20;
+        let small = budget < 512 << 20;
         Self { pack_size: if small { 8 << 20 } else { 16 << 20 }, threads: usize::from(small), ..Self::default() }
     }
 
