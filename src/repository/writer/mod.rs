@@ -38,8 +38,8 @@ pub use lane::Lane;
 pub(crate) const INDEX_SECONDS: u64 = 60;
 /// …and after so many bytes of packs.
 pub(crate) const INDEX_BYTES: u64 = 512 << 20;
-/// …and after so many blobs: what stock clients take as full.
-pub(crate) const INDEX_BLOBS: usize = 50_000;
+/// …and after so many blobs: 4 MB of JSON. Stock clients take 50,000 as full, and any number.
+pub(crate) const INDEX_BLOBS: usize = 20_000;
 
 /// How a run writes.
 #[derive(Debug, Clone)]
@@ -68,7 +68,7 @@ impl WriterOptions {
     /// Options whose buffers stay within `budget` bytes for the whole process.
     ///
     /// Peak ≈ 25 MiB for the program + 48 B a known blob + 24 B a new one + (uploads + 2) packs + tree pack + queue +
-    /// per lane 4 × the largest blob (3 MiB) + per walker one block (6 MiB): about 110 MiB on two processors, whatever
+    /// per lane 4 × the largest blob (2 MiB) + per walker one block (4 MiB): about 110 MiB on two processors, whatever
     /// the input. A budget of 512 MiB and more buys larger packs, and so fewer requests, and more uploads at a time.
     #[must_use]
     pub fn for_memory(budget: u64, level: i32) -> Self {
