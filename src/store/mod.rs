@@ -41,7 +41,7 @@ use crate::model::Time;
 /// `Result` with a store [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// An object's name below the store's root: `/`-separated segments, each non-empty, none `.` or `..`, no NUL, no
+/// An object's name below the store's root: `/`-separated segments, each non-empty, none `.` or `..`, no control characters, no
 /// leading or trailing `/`, at most 900 bytes. Listing prefixes are plain text and may end anywhere.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key(String);
@@ -53,7 +53,7 @@ impl Key {
     /// [`ErrorKind::Invalid`] with the offending key.
     pub fn new(key: impl Into<String>) -> Result<Self> {
         let key = key.into();
-        let bad = key.len() > 900 || key.contains('\0') || key.split('/').any(|s| s.is_empty() || s == "." || s == "..");
+        let bad = key.len() > 900 || key.chars().any(char::is_control) || key.split('/').any(|s| s.is_empty() || s == "." || s == "..");
         if bad {
             return Err(Error::new(ErrorKind::Invalid, format!("`{}` cannot be an object key", key.escape_debug())));
         }
@@ -149,8 +149,10 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// Stores `payload` under `key`, atomically and durably, and tells the new state.
     ///
     /// # Errors
-    /// [`ErrorKind::AlreadyExists`] (only [`PutMode::Create`]) and [`ErrorKind::Conflict`] (only [`PutMode::Update`])
-    /// mean that somebody else's object is there and nothing changed. After any other error the object may be there, whole.
+    /// [`ErrorKind::AlreadyExists`] (only [`PutMode::Create`]) means that somebody else's object is there;
+    /// [`ErrorKind::Conflict`] (only [`PutMode::Update`]) that another state is there, or nothing. With retries below, an
+    /// update that took effect, lost its reply and was then replaced by somebody else is a conflict, too: put something
+    /// into the bytes that tells your own changes. After any other error the object may be there, whole.
     async fn put(&self, key: &Key, payload: Payload, mode: PutMode) -> Result<Version>;
 
     /// Reads a byte range, or all of it. Held in memory, so ask for ranges of large objects.

@@ -8,7 +8,8 @@
 //! had failed without a clear answer, that earlier try may have succeeded. The object is then read back: with exactly our
 //! bytes in it, the put succeeded; with other bytes, somebody else's object is there and the refusal stands. (Two
 //! processes that create the same bytes under the same key both succeed then. Who must know which of them it was puts
-//! something random inside, as [`super::lease`] does.)
+//! something random inside, as [`super::lease`] does.) What cannot be told apart: an update that took effect and was
+//! replaced before we looked. It is reported as a conflict, which is what the caller finds when it reads again.
 
 use std::ops::Range;
 use std::sync::Arc;

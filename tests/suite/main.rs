@@ -3,9 +3,11 @@
 #![allow(unreachable_pub, dead_code, reason = "one binary: helpers are shared by modules, and nothing outside sees them")]
 
 mod backup;
+mod command;
 mod config;
 mod engine;
-mod command;
+
 mod judges;
 mod pg_dump;
+mod store;
 mod support;

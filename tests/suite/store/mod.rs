@@ -1,0 +1,5 @@
+//! The store room against real servers, and its wrappers.
+
+mod conformance;
+mod local;
+mod wrappers;
