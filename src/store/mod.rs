@@ -17,7 +17,10 @@ pub mod lease;
 pub mod local;
 mod open;
 pub mod retry;
+pub mod s3;
+mod server;
 mod settings;
+mod tls;
 mod url;
 
 use std::fmt;
@@ -181,9 +184,11 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// Any but [`ErrorKind::NotFound`].
     async fn delete(&self, key: &Key) -> Result<()>;
 
-    /// Every object whose key starts with `prefix`, in ascending byte order of keys, read page by page.
-    /// A prefix without objects (or whose directory is missing) lists nothing. The stream ends after its first error.
-    /// Temporary files of a local store are not listed.
+    /// Every object whose key starts with `prefix`, read page by page. A prefix without objects (or whose directory is
+    /// missing) lists nothing. The stream ends after its first error. Temporary files of a local store are not listed.
+    ///
+    /// Each object is listed once, in ascending byte order of keys on local stores, Amazon's S3 and Azure; some servers
+    /// that speak S3 walk directories instead (`a/b` before `a-b`). Who needs an order sorts.
     fn list<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<ObjectMeta>>;
 
     /// The store's own clock, to judge leases, locks and future-dated snapshots by; at most a few seconds old.
@@ -277,6 +282,12 @@ impl Error {
             next = e.source();
         }
         out
+    }
+
+    /// The same failure under another kind, for a caller that knows what was asked for.
+    fn with_kind(mut self, kind: ErrorKind) -> Self {
+        self.kind = kind;
+        self
     }
 
     /// Says how long it was tried.

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use strongroom::runtime::SystemClock;
 use strongroom::store::{ErrorKind, LocalStore, Payload, PutMode, Store};
 
-use super::conformance::{Fixture, conformance, key, keys, pattern};
+use super::conformance::{Fixture, conformance, key, keys, listings_are_in_byte_order as listings_in_order, pattern};
 
 pub fn temp_store() -> (LocalStore, tempfile::TempDir) {
     let dir = tempfile::tempdir().unwrap();
@@ -33,6 +33,11 @@ async fn to_be_made() -> Fixture {
 conformance!(contract, fresh());
 conformance!(contract_below_a_prefix, below_a_prefix());
 conformance!(contract_of_a_new_root, to_be_made());
+
+#[tokio::test]
+async fn listings_are_in_byte_order() {
+    listings_in_order(fresh().await.store.as_ref()).await;
+}
 
 #[tokio::test]
 async fn a_missing_root_is_not_an_empty_store() {

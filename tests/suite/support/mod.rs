@@ -1,5 +1,8 @@
 //! What the tests share: servers, judges, comparisons.
 
+pub mod azurite;
 pub mod judges;
 pub mod postgres;
+pub mod seaweedfs;
 pub mod sink;
+pub mod watched;
