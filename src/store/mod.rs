@@ -333,6 +333,14 @@ impl From<Error> for crate::error::Error {
     }
 }
 
+/// Whether a key can start like this. Servers that know directories make something else of `//` or `..`.
+fn can_start_a_key(prefix: &str) -> bool {
+    match prefix.rsplit_once('/') {
+        Some((folders, _)) => Key::new(folders).is_ok(),
+        None => true,
+    }
+}
+
 /// The part of an object of `size` bytes that a [`Store::get`] of `range` returns.
 fn clamp_range(key: &Key, range: Option<Range<u64>>, size: u64) -> Result<Range<u64>> {
     let range = range.unwrap_or(0..size);

@@ -190,8 +190,9 @@ impl Inner {
                 self.seen();
                 let next = if answer.is_truncated == Some(true) { answer.next_continuation_token } else { None };
                 let objects = answer.contents.unwrap_or_default().into_iter().filter_map(|object| {
+                    let key = short_key(&self.prefix, object.key.as_deref()?)?;
                     Some(ObjectMeta {
-                        key: short_key(&self.prefix, object.key.as_deref()?)?,
+                        key: key.as_str().starts_with(prefix).then_some(key)?,
                         size: u64::try_from(object.size?).ok()?,
                         modified: object.last_modified.map_or(Time::default(), |t| Time::new(t.secs(), t.subsec_nanos())),
                         version: object.e_tag.map(Version),
@@ -262,6 +263,9 @@ impl Store for S3Store {
     }
 
     fn list<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<ObjectMeta>> {
+        if !super::can_start_a_key(prefix) {
+            return stream::empty().boxed();
+        }
         let pages = stream::unfold(Some(None::<String>), move |from| async move {
             let from = from?;
             // A page is retried here: with many pages a listing that began anew at each failure might never end.
