@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::local::LocalStore;
+use super::s3::S3Store;
 use super::{Counted, Counter, Error, ErrorKind, Result, Retrier, Retry, RetryPolicy, Settings, Store, StoreUrl};
 use crate::runtime::Clock;
 
@@ -48,7 +49,11 @@ pub async fn open(settings: &Settings, options: &OpenOptions) -> Result<Arc<dyn 
             let local = LocalStore::below(path.clone(), prefix, options.clock.clone())?;
             Ok(Arc::new(Retry::new(Counted::new(local, options.counter.clone()), retrier)))
         }
-        StoreUrl::S3 { .. } | StoreUrl::Azure { .. } => {
+        StoreUrl::S3 { .. } => {
+            let s3 = S3Store::new(settings, options.counter.clone(), retrier.clone()).await?;
+            Ok(Arc::new(Retry::new(s3, retrier)))
+        }
+        StoreUrl::Azure { .. } => {
             Err(Error::new(ErrorKind::Invalid, format!("{} cannot be opened by this version", settings.url)))
         }
     }

@@ -12,5 +12,6 @@ mod engine;
 mod judges;
 mod pg_dump;
 mod repository;
+mod store;
 mod support;
 mod volume;

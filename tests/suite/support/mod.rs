@@ -1,6 +1,9 @@
 //! What the tests share: servers, judges, comparisons.
 
+pub mod azurite;
 pub mod judges;
 pub mod postgres;
+pub mod seaweedfs;
 pub mod sink;
 pub mod tree;
+pub mod watched;
