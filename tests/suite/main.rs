@@ -6,6 +6,7 @@ mod backup;
 mod config;
 mod daemon;
 mod engine;
+mod faults;
 mod cli;
 mod command;
 mod documents;
