@@ -32,7 +32,7 @@ impl World {
             let dir = data.path().join(format!("dir-{d}"));
             std::fs::create_dir(&dir).unwrap();
             for f in 0..6 {
-                std::fs::write(dir.join(format!("file-{f}")), noise(80_000, d * 10 + f)).unwrap();
+                std::fs::write(dir.join(format!("file-{f}")), noise(30_000, d * 10 + f)).unwrap();
             }
         }
         let repo = crate::backup::init(template.path()).await;
@@ -54,9 +54,9 @@ impl World {
         let volume = volume::Settings { path: self.data.path().to_owned(), ..volume::Settings::default() };
         // Data in about ten packs, trees in some, an index for every three.
         let writer = WriterOptions {
-            pack_size: 150_000,
+            pack_size: 60_000,
             tree_pack_size: 4_000,
-            index_bytes: 400_000,
+            index_bytes: 160_000,
             ..WriterOptions::default()
         };
         Request { writer, holder, ..crate::backup::request(SourceSettings::Volume(volume)) }
