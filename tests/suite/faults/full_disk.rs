@@ -8,10 +8,10 @@ use crate::cli::{Ran, command, run};
 use crate::support::judges;
 use crate::support::tree::is_root;
 
-/// A volume of 6 MB.
+/// A volume of 4 MB.
 fn data(d: &Path) {
     std::fs::create_dir(d.join("data")).unwrap();
-    for f in 0..6 {
+    for f in 0..4 {
         std::fs::write(d.join(format!("data/file-{f}")), noise(1_000_000, f)).unwrap();
     }
 }
@@ -48,7 +48,7 @@ fn a_full_disk_is_said_and_leaves_no_snapshot() {
     let tmpfs = |options: &str| {
         Command::new("mount").args(["-t", "tmpfs", "-o", options, "none"]).arg(&repo).stderr(Stdio::null()).status().unwrap().success()
     };
-    if !tmpfs("size=3m") {
+    if !tmpfs("size=2m") {
         // A container in which root may not mount.
         return;
     }
@@ -63,7 +63,7 @@ fn a_full_disk_is_said_and_leaves_no_snapshot() {
     assert_eq!(std::fs::read_dir(repo.join("locks")).unwrap().count(), 0, "a lock can be removed without room");
 
     // Not a single byte is left, as other programs leave a disk.
-    let filler = noise(4_000_000, 99);
+    let filler = noise(3_000_000, 99);
     let _full = std::fs::write(repo.join("filler"), &filler).unwrap_err();
     let (message, hint) = failure(&run(d, &on_repo(&["backup", "--volume", "data"])).exits(1));
     assert!(message.contains("o space left on device") && hint.contains("The disk is full"), "{message} {hint}");

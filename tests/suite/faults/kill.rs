@@ -6,14 +6,14 @@ use super::{PASSWORD, assert_same, bytes_in, end, noise, objects, on_repo, place
 use crate::cli::run;
 use crate::support::judges;
 
-/// Kills a backup of 20 MB once `moment` has come, and looks at what is left and at the next run.
+/// Kills a backup of 12 MB once `moment` has come, and looks at what is left and at the next run.
 #[track_caller]
 fn killed_when(what: &str, mut moment: impl FnMut(&Path) -> bool) {
     let dir = place();
     let d = dir.path();
     let repo = d.join("repo");
     std::fs::create_dir(d.join("data")).unwrap();
-    let whole = 20_000_000;
+    let whole = 12_000_000;
     std::fs::write(d.join("data/large"), noise(whole - 1_000_000, 1)).unwrap();
     std::fs::write(d.join("data/small"), noise(1_000_000, 2)).unwrap();
 
@@ -49,8 +49,8 @@ fn while_it_uploads_its_first_pack() {
 }
 
 #[test]
-fn after_two_packs() {
-    killed_when("two packs are there", |repo| objects(&repo.join("data")).len() >= 2);
+fn after_a_pack() {
+    killed_when("a pack is there", |repo| !objects(&repo.join("data")).is_empty());
 }
 
 #[test]
