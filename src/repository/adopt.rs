@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use futures::{StreamExt, TryStreamExt};
 
 use super::Repository;
-use super::index::{Index, IndexedPack};
+use super::index::{Index, IndexFile, IndexedPack};
 use super::lock::RepoLock;
 use super::pack::{expected_pack_size, parse_header};
 use super::writer::write_index;
@@ -36,7 +36,7 @@ pub async fn adopt_orphans(repo: &Repository, index: &Index, lock: &RepoLock) ->
     let packs: Vec<IndexedPack> = read.buffer_unordered(8).filter_map(|pack| async move { pack }).collect().await;
     let adopted = packs.len();
     if adopted > 0 {
-        write_index(repo, Some(lock), packs).await.context(|| "write an index of packs that a broken run left")?;
+        write_index(repo, Some(lock), &IndexFile { packs }).await.context(|| "write an index of packs that a broken run left")?;
     }
     Ok(adopted)
 }

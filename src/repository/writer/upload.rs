@@ -46,8 +46,8 @@ impl Pending {
     }
 
     /// Empties it. The clock starts anew.
-    fn take(&mut self) -> Vec<IndexedPack> {
-        std::mem::replace(self, Self::new()).packs
+    fn take(&mut self) -> IndexFile {
+        IndexFile { packs: std::mem::replace(self, Self::new()).packs }
     }
 }
 
@@ -107,9 +107,11 @@ impl Packer {
                     if let Ok(memory) = bytes.try_into_mut() {
                         spare.lock().push(memory.into());
                     }
-                    if let Some(packs) = due
-                        && let Err(e) = write_index(&shared.repo, lock.as_ref(), packs).await
+                    if let Some(due) = due
+                        && let Err(e) = write_index(&shared.repo, lock.as_ref(), &due).await
                     {
+                        // The run has failed; its end tries again, so that the next one finds what was uploaded.
+                        pending.lock().packs.extend(due.packs);
                         shared.fail(e);
                     }
                 }
@@ -133,8 +135,8 @@ impl Packer {
         let runtime = shared.repo.runtime().clone();
         runtime.block_on(async {
             let all = self.uploads.acquire_many(self.uploads_max).await;
-            let packs = self.pending.lock().take();
-            let written = if packs.is_empty() { Ok(()) } else { write_index(&shared.repo, self.lock.as_ref(), packs).await };
+            let file = self.pending.lock().take();
+            let written = if file.packs.is_empty() { Ok(()) } else { write_index(&shared.repo, self.lock.as_ref(), &file).await };
             drop(all);
             written
         })
@@ -165,9 +167,9 @@ async fn verify(lock: Option<&RepoLock>) -> Result<()> {
 
 /// Writes an index under the lock, and takes it back if the lock was lost meanwhile: a process frozen between the check
 /// and the put may find its packs pruned by others, and an index must not name what is gone.
-pub(in crate::repository) async fn write_index(repo: &Repository, lock: Option<&RepoLock>, packs: Vec<IndexedPack>) -> Result<()> {
+pub(in crate::repository) async fn write_index(repo: &Repository, lock: Option<&RepoLock>, file: &IndexFile) -> Result<()> {
     verify(lock).await?;
-    let id = repo.save_index(&IndexFile { packs }).await.context(|| "write the index")?;
+    let id = repo.save_index(file).await.context(|| "write the index")?;
     if let Err(lost) = verify(lock).await {
         let what = || format!("take back index {}, whose packs may have been pruned", id.short());
         repo.store().delete(&Key::new(format!("index/{id}"))?).await.context(what)?;

@@ -1,4 +1,4 @@
-//! A backup dies at each of its writes in turn.
+//! A backup dies at each of its writes in turn, or one of them fails.
 
 use std::path::Path;
 use std::process::{Child, Command};
@@ -91,20 +91,41 @@ fn uploaded(writes: &[Logged]) -> u64 {
     writes.iter().filter(|w| w.op == Op::Put && w.key.starts_with("data/")).map(|w| w.bytes).sum()
 }
 
-/// From write number `n` on nothing works any more: as the store sees it, the process was killed there.
-fn dies_at(store: &FaultStore, n: u64, takes_effect: bool) {
-    let all = store.clone();
-    let dead = Arc::new(move |_: &Logged| all.add(Rule::new(Fault::Error(ErrorKind::Other))));
-    let (hook, fault) = if takes_effect {
-        (Fault::After(dead), Fault::LostReply)
-    } else {
-        (Fault::Before(dead), Fault::Error(ErrorKind::Other))
-    };
-    store.add(Rule::new(hook).writes().when(When::Nth(n)));
-    store.add(Rule::new(fault).writes().when(When::From(n)));
+/// What happens at one write.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Breaks {
+    /// The process is killed before it.
+    DeadBefore,
+    /// It is killed after it took effect.
+    DeadAfter,
+    /// This one fails, and everything after it works.
+    Once,
+    /// This one takes effect and is believed to have failed.
+    ReplyLost,
 }
 
-async fn dies_at_every_write(takes_effect: bool) {
+impl Breaks {
+    fn at(self, store: &FaultStore, n: u64) {
+        let all = store.clone();
+        // As the store sees it: nothing is heard of a killed process any more.
+        let dead = Arc::new(move |_: &Logged| all.add(Rule::new(Fault::Error(ErrorKind::Other))));
+        let rule = |fault| Rule::new(fault).writes().when(When::Nth(n));
+        match self {
+            Self::DeadBefore => {
+                store.add(rule(Fault::Before(dead)));
+                store.add(rule(Fault::Error(ErrorKind::Other)));
+            }
+            Self::DeadAfter => {
+                store.add(rule(Fault::After(dead)));
+                store.add(rule(Fault::LostReply));
+            }
+            Self::Once => store.add(rule(Fault::Error(ErrorKind::Unavailable))),
+            Self::ReplyLost => store.add(rule(Fault::LostReply)),
+        }
+    }
+}
+
+async fn at_every_write(breaks: Breaks) {
     let world = World::new().await;
     let undisturbed = world.copy();
     let store = world.store(undisturbed.path());
@@ -119,7 +140,7 @@ async fn dies_at_every_write(takes_effect: bool) {
         n += 1;
         let dir = world.copy();
         let store = world.store(dir.path());
-        dies_at(&store, n, takes_effect);
+        breaks.at(&store, n);
         let process = Process::start();
         let died = world.run(&store, process.holder()).await;
         drop(process);
@@ -128,14 +149,16 @@ async fn dies_at_every_write(takes_effect: bool) {
             died.unwrap();
             break;
         }
-        let at = format!("write {n} ({:?}, taking effect: {takes_effect})", log[n as usize - 1]);
+        let struck = log[n as usize - 1].clone();
+        let at = format!("{breaks:?} at write {n} ({struck:?})");
         let there = bytes_in(&dir.path().join("data"));
 
         // Whole as it lies there.
         restic_check(dir.path(), PASSWORD, n % 6 == 0);
         let before = world.repo.with_store(Arc::new(world.store(dir.path()))).load_snapshots().await.unwrap().len();
-        if died.is_err() && !log[n as usize - 1].key.starts_with("snapshots/") {
-            assert_eq!(before, 0, "{at}");
+        if !struck.key.starts_with("snapshots/") {
+            // Once it is committed, a lock that stays is all that can go wrong.
+            assert_eq!((died.is_ok(), before), if struck.op == Op::Delete { (true, 1) } else { (false, 0) }, "{at}");
         }
 
         // The next run takes over what is there.
@@ -175,10 +198,20 @@ async fn dies_at_every_write(takes_effect: bool) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_run_killed_before_any_of_its_writes_leaves_a_whole_repository_and_is_continued() {
-    dies_at_every_write(false).await;
+    at_every_write(Breaks::DeadBefore).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_run_killed_after_any_of_its_writes_leaves_a_whole_repository_and_is_continued() {
-    dies_at_every_write(true).await;
+    at_every_write(Breaks::DeadAfter).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_run_of_which_any_one_write_fails_leaves_a_whole_repository_and_is_continued() {
+    at_every_write(Breaks::Once).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_run_of_which_any_one_reply_is_lost_leaves_a_whole_repository_and_is_continued() {
+    at_every_write(Breaks::ReplyLost).await;
 }

@@ -48,7 +48,7 @@ fn a_program_stopped_in_the_middle_commits_nothing() {
     restic_check(&repo, PASSWORD, true);
     assert_eq!(judges::snapshots(&repo, PASSWORD).len(), 1);
     // Everything works on, for them and for us.
-    run(d, &args).ok();
+    run(d, &on_repo(&["backup", "--command", "--", "echo", "later"])).ok();
     run(d, &on_repo(&["restore", "default/volume", "--to", "back"])).ok();
     assert_same(&d.join("data"), &d.join("back"));
     restic_check(&repo, PASSWORD, true);

@@ -6,14 +6,14 @@ use super::{PASSWORD, assert_same, bytes_in, end, noise, objects, on_repo, place
 use crate::cli::run;
 use crate::support::judges;
 
-/// Kills a backup of 12 MB once `moment` has come, and looks at what is left and at the next run.
+/// Kills a backup of 9 MB once `moment` has come, and looks at what is left and at the next run.
 #[track_caller]
 fn killed_when(what: &str, mut moment: impl FnMut(&Path) -> bool) {
     let dir = place();
     let d = dir.path();
     let repo = d.join("repo");
     std::fs::create_dir(d.join("data")).unwrap();
-    let whole = 12_000_000;
+    let whole = 9_000_000;
     std::fs::write(d.join("data/large"), noise(whole - 1_000_000, 1)).unwrap();
     std::fs::write(d.join("data/small"), noise(1_000_000, 2)).unwrap();
 
