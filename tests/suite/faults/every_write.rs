@@ -16,7 +16,7 @@ use super::{bytes_in, files_of, noise, restic_check};
 use crate::backup::PASSWORD;
 
 /// What a rerun may store again: its manifest and the trees above it differ from those of the run that died.
-const SLACK: u64 = 20_000;
+const SLACK: u64 = 15_000;
 
 /// An empty repository to be copied, and a volume.
 struct World {
@@ -32,7 +32,7 @@ impl World {
             let dir = data.path().join(format!("dir-{d}"));
             std::fs::create_dir(&dir).unwrap();
             for f in 0..6 {
-                std::fs::write(dir.join(format!("file-{f}")), noise(30_000, d * 10 + f)).unwrap();
+                std::fs::write(dir.join(format!("file-{f}")), noise(20_000, d * 10 + f)).unwrap();
             }
         }
         let repo = crate::backup::init(template.path()).await;
@@ -54,9 +54,9 @@ impl World {
         let volume = volume::Settings { path: self.data.path().to_owned(), ..volume::Settings::default() };
         // Data in about ten packs, trees in some, an index for every three.
         let writer = WriterOptions {
-            pack_size: 60_000,
+            pack_size: 40_000,
             tree_pack_size: 4_000,
-            index_bytes: 160_000,
+            index_bytes: 120_000,
             ..WriterOptions::default()
         };
         Request { writer, holder, ..crate::backup::request(SourceSettings::Volume(volume)) }
@@ -166,7 +166,9 @@ async fn at_every_write(breaks: Breaks) {
         let report = world.run(&store, crate::backup::holder()).await.unwrap_or_else(|e| panic!("{at}: {}", e.report()));
         assert!(report.complete, "{at}");
         let again = uploaded(&store.writes());
-        assert!(again + there <= whole + SLACK, "{at}: {there} bytes were there, {again} uploaded again, {whole} are all");
+        // A pack that is believed to have failed is in no index, and nobody died who might have left it.
+        let unknown = if breaks == Breaks::ReplyLost { struck.bytes } else { 0 };
+        assert!(again + there <= whole + unknown + SLACK, "{at}: {there} bytes were there, {again} uploaded again, {whole} are all");
         assert_eq!(bytes_in(&dir.path().join("locks")), 0, "{at}: a lock is left");
 
         let repo = world.repo.with_store(Arc::new(world.store(dir.path())));
