@@ -3,6 +3,7 @@
 #![allow(unreachable_pub, dead_code, reason = "one binary: helpers are shared by modules, and nothing outside sees them")]
 
 mod backup;
+mod faults;
 mod cli;
 mod command;
 mod config;

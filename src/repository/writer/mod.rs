@@ -6,7 +6,8 @@
 //!
 //! **Order.** A pack is described in an index only after the store acknowledged it; an index is written every
 //! [`INDEX_SECONDS`] or [`INDEX_BYTES`] or [`INDEX_BLOBS`], so that a killed run is not repeated; the snapshot comes
-//! last ([`Writer::commit`]). Right before an index and before the snapshot the repository lock is checked.
+//! last ([`Writer::commit`]). The repository lock is checked right before an index and the snapshot are
+//! written, and again right after: if it was lost in between they are taken back.
 //!
 //! **What leaks on a crash**: packs that no index names. [`super::adopt`] finds and uses them.
 
@@ -33,6 +34,7 @@ use crate::model::{Id, Node};
 
 pub use file::{FileContent, FileWriter};
 pub use lane::Lane;
+pub(super) use upload::write_index;
 
 /// An index file is written at least this often.
 pub(crate) const INDEX_SECONDS: u64 = 60;
@@ -56,11 +58,13 @@ pub struct WriterOptions {
     pub queue_bytes: u64,
     /// Packs being uploaded at the same time.
     pub uploads: usize,
+    /// An index is written after so many bytes of packs, or earlier.
+    pub index_bytes: u64,
 }
 
 impl Default for WriterOptions {
     fn default() -> Self {
-        Self { level: 1, lanes: 0, pack_size: 16 << 20, tree_pack_size: 4 << 20, queue_bytes: 24 << 20, uploads: 2 }
+        Self { level: 1, lanes: 0, pack_size: 16 << 20, tree_pack_size: 4 << 20, queue_bytes: 24 << 20, uploads: 2, index_bytes: INDEX_BYTES }
     }
 }
 
