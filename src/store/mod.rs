@@ -11,6 +11,7 @@
 //! Not promised: that a put that failed left nothing behind (the object may be there, whole), nor any order between
 //! two puts that run at the same time.
 
+pub mod azure;
 pub mod count;
 pub mod fault;
 pub mod lease;
@@ -29,6 +30,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
 
+pub use azure::AzureStore;
 pub use count::{Counted, Counter, Counts};
 pub use lease::Lease;
 pub use local::LocalStore;
