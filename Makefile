@@ -8,13 +8,16 @@ export STRONGROOM_CACHE ?= $(HOME)/.cache/strongroom
 TOOLS := $(filter-out tests/tools/common.sh,$(wildcard tests/tools/*.sh))
 SCRIPTS := .ci/run $(wildcard tests/tools/*.sh tests/demo/*.sh tests/bench/*.sh container/*.sh)
 
-.PHONY: help demo test judges tools bench image lint lint-k8s fmt clean
+.PHONY: help demo tour test judges tools bench image lint lint-k8s fmt clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
-demo: ## back up a database, a directory and a command by schedule, restore and compare (about 2 minutes after the build)
+demo: ## back up a database, a directory and a command by schedule, restore and compare
 	tests/demo/demo.sh
+
+tour: ## run the README's five minutes and put the output there
+	tests/demo/tour.sh
 
 test: tools ## every test, against real servers and stock restic and rustic
 	cargo test --locked

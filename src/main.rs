@@ -2,12 +2,9 @@
 
 use std::process::ExitCode;
 
-/// Returns freed memory early and holds little per thread: peak memory is a promise of this program.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
+    strongroom::runtime::allocator::keep_small();
     // Before anything that could speak TLS. It fails only if there is one already, which is as good.
-    let _ = rustls::crypto::ring::default_provider().install_default();
+    rustls::crypto::ring::default_provider().install_default().unwrap_or_default();
     strongroom::cli::main()
 }

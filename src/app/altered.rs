@@ -16,7 +16,8 @@ use crate::repository::{Reader, Repository, Snapshot};
 /// # Errors
 /// The store's failures. A snapshot whose trees are damaged counts as altered.
 pub(super) async fn find(repo: &Repository, snapshots: &[Snapshot]) -> Result<HashSet<Id>> {
-    let rewritten: Vec<Snapshot> = snapshots.iter().filter(|s| s.file.original.is_some() && s.file.tag("job").is_some()).cloned().collect();
+    let rewritten: Vec<Snapshot> =
+        snapshots.iter().filter(|s| s.file.original.is_some() && s.file.tag("job").is_some()).cloned().collect();
     if rewritten.is_empty() {
         return Ok(HashSet::new());
     }
@@ -52,7 +53,9 @@ pub(super) fn difference(reader: &Reader, root: Id) -> Result<Option<String>> {
     };
     let nodes = reader.tree(root)?;
     for (name, tree) in &manifest.roots {
-        let same = nodes.iter().any(|n| n.display_name() == name.as_str() && matches!(n.kind, NodeKind::Dir { subtree: Some(id) } if id == *tree));
+        let same = nodes
+            .iter()
+            .any(|n| n.display_name() == name.as_str() && matches!(n.kind, NodeKind::Dir { subtree: Some(id) } if id == *tree));
         if !same {
             return Ok(Some(format!("was altered since it was made: `/{name}` is not what its manifest says")));
         }

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::{Context, blocking, lock_holder};
+use super::{Context, blocking, lock_holder, memory_share};
 use crate::error::{Context as _, Kind, Result};
 use crate::repository::{LockMode, PruneOptions, PruneProgress, PruneStats, RepoLock, Repository, plan_prune};
 use crate::store::{ErrorKind, Key, Payload, PutMode};
@@ -49,8 +49,9 @@ pub(super) async fn when_due(ctx: &Context, repo: &Repository) -> Result<Option<
 /// failures. What is unneeded stays, and is collected next time.
 pub(super) async fn run(ctx: &Context, repo: &Repository, lock: &RepoLock) -> Result<PruneStats> {
     let (held, repository, cancel) = (lock.clone(), repo.clone(), ctx.cancel().clone());
+    let options = PruneOptions::for_memory(memory_share(ctx.settings(), 1));
     let stats = blocking(move || {
-        let prune = plan_prune(&repository, &PruneOptions::default(), &cancel)?;
+        let prune = plan_prune(&repository, &options, &cancel)?;
         if !prune.is_nothing() {
             prune.execute(&held, &Arc::new(PruneProgress::default()), &cancel)?;
         }
@@ -68,7 +69,10 @@ pub(super) async fn run(ctx: &Context, repo: &Repository, lock: &RepoLock) -> Re
 pub fn describe(stats: &PruneStats) -> String {
     let packs = stats.packs_deleted + stats.packs_repacked + stats.orphans_deleted;
     let left = stats.bytes_unused_left;
-    let text = format!("{packs} packs with {} bytes deleted, {} bytes copied, {left} unneeded bytes stay", stats.bytes_deleted, stats.bytes_repacked);
+    let text = format!(
+        "{packs} packs with {} bytes deleted, {} bytes copied, {left} unneeded bytes stay",
+        stats.bytes_deleted, stats.bytes_repacked
+    );
     match &stats.held_back {
         Some(why) => format!("{text} ({why})"),
         None => text,

@@ -10,7 +10,7 @@ use crate::error::{Context as _, Error, Kind, Result};
 use crate::model::{Selector, TenantName};
 use crate::repository::{LockHolder, RepoEnv, Repository};
 use crate::runtime::{Cancel, Clock, secret};
-use crate::store::Store;
+use crate::store::{Store, StoreUrl};
 
 /// One process's view of the world. Cloning shares it.
 ///
@@ -26,7 +26,7 @@ pub struct Context {
 
 #[derive(Clone)]
 struct Opened {
-    store: store::Opened,
+    store: Arc<dyn Store>,
     repository: Option<Repository>,
 }
 
@@ -105,17 +105,26 @@ impl Context {
     ///
     /// # Errors
     /// Settings that cannot be turned into a client (an unreadable credential or certificate).
-    pub async fn store(&self, tenant: &TenantName) -> Result<store::Opened> {
+    pub async fn store(&self, tenant: &TenantName) -> Result<Arc<dyn Store>> {
         let mut open = self.open.lock().await;
         if let Some(opened) = open.get(tenant) {
             return Ok(opened.store.clone());
         }
-        let settings = &self.tenant(tenant)?.repository.store;
-        let store = store::open(settings, &self.settings.limits, self.clock.clone(), &self.cancel)
-            .await
-            .context(|| format!("open the store of tenant {tenant}"))?;
+        let store = self.open_store(tenant, false).await?;
         open.insert(tenant.clone(), Opened { store: store.clone(), repository: None });
         Ok(store)
+    }
+
+    /// The store for making a repository in: the directory of a local one is made where it is missing.
+    pub(super) async fn store_for_init(&self, tenant: &TenantName) -> Result<Arc<dyn Store>> {
+        let store = self.open_store(tenant, true).await?;
+        self.open.lock().await.insert(tenant.clone(), Opened { store: store.clone(), repository: None });
+        Ok(store)
+    }
+
+    async fn open_store(&self, tenant: &TenantName, create_root: bool) -> Result<Arc<dyn Store>> {
+        let settings = &self.tenant(tenant)?.repository.store;
+        store::open(settings, self.clock.clone(), create_root).await.context(|| format!("open the store of tenant {tenant}"))
     }
 
     /// The tenant's repository.
@@ -129,7 +138,7 @@ impl Context {
         }
         let password = self.password(tenant).await?;
         let env = self.repository_env(tenant)?;
-        let repo = Repository::open(store.store.clone(), &password, &env).await.context(|| format!("tenant {tenant}"))?;
+        let repo = Repository::open(store, &password, &env).await.context(|| format!("tenant {tenant}"))?;
         self.keep(tenant, &repo).await;
         Ok(repo)
     }
@@ -152,7 +161,7 @@ impl Context {
     }
 
     pub(super) fn repository_env(&self, tenant: &TenantName) -> Result<RepoEnv> {
-        let local = matches!(self.tenant(tenant)?.repository.store, crate::config::settings::StoreSettings::Local { .. });
+        let local = matches!(self.tenant(tenant)?.repository.store.url, StoreUrl::File { .. });
         // A local store is as fast as a cache would be.
         let cache_dir = if local { None } else { super::cache_dir(&self.settings) };
         Ok(RepoEnv { clock: self.clock.clone(), cache_dir })

@@ -96,7 +96,7 @@ impl Log<'_> {
 
 async fn one_store(ctx: &Context, tenant: &Tenant, read_only: bool, log: &mut Log<'_>) {
     let store = match ctx.store(&tenant.name).await {
-        Ok(opened) => opened.store,
+        Ok(store) => store,
         Err(e) => return log.fail("reach", &e),
     };
     match reach(store.as_ref()).await {

@@ -26,15 +26,15 @@ pub struct Initialised {
 /// # Errors
 /// [`crate::error::Kind::WrongPassword`] if there is one that the password does not open; the store's failures.
 pub async fn run(ctx: &Context, tenant: &TenantName) -> Result<Initialised> {
-    let store = ctx.store(tenant).await?;
+    let store = ctx.store_for_init(tenant).await?;
     let password = ctx.password(tenant).await?;
     let env = ctx.repository_env(tenant)?;
     let (repo, outcome) =
-        Repository::init(store.store.clone(), &password, &env, &lock_holder()).await.context(|| format!("tenant {tenant}"))?;
+        Repository::init(store.clone(), &password, &env, &lock_holder()).await.context(|| format!("tenant {tenant}"))?;
     ctx.keep(tenant, &repo).await;
     Ok(Initialised {
         tenant: tenant.clone(),
-        location: store.store.location(),
+        location: store.location(),
         created: outcome == InitOutcome::Created,
         id: repo.id(),
     })

@@ -35,6 +35,7 @@ pub mod unlock;
 use std::path::PathBuf;
 
 pub use context::{Context, check_commands, lock_holder};
+pub use store::trust_endpoints;
 
 use crate::config::Settings;
 use crate::error::{Error, Kind, Result};

@@ -52,7 +52,12 @@ pub struct TenantPrune {
 ///
 /// # Errors
 /// [`Kind::Usage`] for a job that does not exist; [`Kind::Locked`] while others use the repository; the store's failures.
-pub async fn run(ctx: &Context, tenant: &TenantName, job: Option<&JobName>, options: &Options) -> Result<(TenantPrune, Option<Error>)> {
+pub async fn run(
+    ctx: &Context,
+    tenant: &TenantName,
+    job: Option<&JobName>,
+    options: &Options,
+) -> Result<(TenantPrune, Option<Error>)> {
     let doing = || format!("prune the repository of tenant {tenant}");
     let repo = ctx.repository(tenant).await?;
     let lock = lock(ctx, &repo, options).await.context(doing)?;
@@ -80,7 +85,14 @@ async fn lock(ctx: &Context, repo: &Repository, options: &Options) -> Result<Opt
     }
 }
 
-async fn under_lock(ctx: &Context, repo: &Repository, tenant: &TenantName, only: Option<&JobName>, options: &Options, lock: Option<&RepoLock>) -> Result<(TenantPrune, Option<Error>)> {
+async fn under_lock(
+    ctx: &Context,
+    repo: &Repository,
+    tenant: &TenantName,
+    only: Option<&JobName>,
+    options: &Options,
+    lock: Option<&RepoLock>,
+) -> Result<(TenantPrune, Option<Error>)> {
     let snapshots = repo.load_snapshots().await?;
     let all = rules(ctx, tenant, only, &snapshots, options.keep)?;
     let (mut jobs, mut refusal) = (Vec::new(), None);
@@ -94,17 +106,30 @@ async fn under_lock(ctx: &Context, repo: &Repository, tenant: &TenantName, only:
         Some(lock) if !options.dry_run && !options.forget_only => Some(collect::run(ctx, repo, lock).await?),
         _ => None,
     };
-    let removed = jobs.iter().map(|j| if options.dry_run && j.refused.is_none() { j.count(Action::Remove) } else { j.removed }).sum();
+    let removed =
+        jobs.iter().map(|j| if options.dry_run && j.refused.is_none() { j.count(Action::Remove) } else { j.removed }).sum();
     let (unconfigured, foreign) = others(ctx, tenant, &snapshots)?;
-    Ok((TenantPrune { tenant: tenant.clone(), jobs, removed, dry_run: options.dry_run, unconfigured, foreign, collected }, refusal))
+    Ok((
+        TenantPrune { tenant: tenant.clone(), jobs, removed, dry_run: options.dry_run, unconfigured, foreign, collected },
+        refusal,
+    ))
 }
 
 /// The jobs to look at, each with its rules.
-fn rules(ctx: &Context, tenant: &TenantName, only: Option<&JobName>, snapshots: &[Snapshot], over: Option<Keep>) -> Result<Vec<Rules>> {
+fn rules(
+    ctx: &Context,
+    tenant: &TenantName,
+    only: Option<&JobName>,
+    snapshots: &[Snapshot],
+    over: Option<Keep>,
+) -> Result<Vec<Rules>> {
     if let Some(keep) = over {
         let jobs = snapshots.iter().filter_map(|s| s.file.tag("job")).filter(|j| only.is_none_or(|o| o.as_str() == *j));
         let jobs: std::collections::BTreeSet<&str> = jobs.collect();
-        return Ok(jobs.into_iter().map(|job| Rules { tenant: tenant.clone(), job: job.to_owned(), keep, zone: TimeZone::UTC }).collect());
+        return Ok(jobs
+            .into_iter()
+            .map(|job| Rules { tenant: tenant.clone(), job: job.to_owned(), keep, zone: TimeZone::UTC })
+            .collect());
     }
     let selector = Selector { tenant: tenant.clone(), job: only.cloned() };
     let configured = ctx.jobs(Some(&selector)).map_err(|e| match only {

@@ -1,11 +1,14 @@
 //! What a restore begins with, whatever the source: which snapshot, and is it still what the backup made.
 
 use std::collections::HashSet;
+use std::path::PathBuf;
 
 use super::select::{Found, Pick, Reference, find_but};
 use super::{Context, altered};
+use crate::config::settings::Job;
 use crate::error::{Error, Kind, Result};
 use crate::model::TenantName;
+use crate::source::SourceSettings;
 
 /// Which of the three restores a snapshot needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
@@ -66,5 +69,16 @@ pub fn source_of(found: &Found) -> Result<Source> {
             format!("snapshot {} was made from a source this version does not know: {other}", found.snapshot.id.short()),
         )
         .hint("Restore it with a newer version, or as plain files with `restic restore`.")),
+    }
+}
+
+/// Where the job that made the snapshot looks for PostgreSQL's client tools, if it is still in the configuration.
+#[must_use]
+pub fn client_dirs(ctx: &Context, found: &Found) -> Vec<PathBuf> {
+    let job = found.snapshot.file.tag("job");
+    let jobs = ctx.tenant(&found.tenant).map(|t| t.jobs.values().find(|j| Some(j.name.as_str()) == job));
+    match jobs {
+        Ok(Some(Job { source: SourceSettings::PgDump(settings), .. })) => settings.client_dirs.clone(),
+        _ => Vec::new(),
     }
 }

@@ -13,8 +13,8 @@ use super::stored_files::{self, StoredFile};
 use crate::error::{Context, Error, Kind, Result};
 use crate::repository::Reader;
 use crate::restore;
-pub use crate::restore::database::{Mode, Table};
 use crate::restore::database::{self, globals};
+pub use crate::restore::database::{Mode, Table};
 use crate::runtime::{Cancel, SecretText};
 use crate::source::pg_dump::{GLOBALS_FILE, file_name};
 

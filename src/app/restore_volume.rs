@@ -12,8 +12,8 @@ use crate::error::{Context as _, Error, Kind, Result};
 use crate::model::{Id, JobName, Node, NodeKind, TenantName};
 use crate::repository::{self, BlobType, Reader, Snapshot};
 use crate::restore::directory::marker::{self, Answer, Decision, TargetState};
-pub use crate::restore::directory::{Options, Progress, Report};
 use crate::restore::directory::{self, Blobs, Root, Want, WriteChunk};
+pub use crate::restore::directory::{Options, Progress, Report};
 use crate::runtime::Cancel;
 
 /// Restores a snapshot's files into `to`: of a volume its content, of a snapshot with several paths the whole tree.

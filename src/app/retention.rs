@@ -96,7 +96,14 @@ pub struct Options {
 ///
 /// # Errors
 /// The store's failures. What was removed until then stays removed; running it again does the rest.
-pub async fn apply(ctx: &Context, repo: &Repository, rules: &Rules, snapshots: &[Snapshot], lock: Option<&RepoLock>, options: Options) -> Result<(JobPrune, Option<Error>)> {
+pub async fn apply(
+    ctx: &Context,
+    repo: &Repository,
+    rules: &Rules,
+    snapshots: &[Snapshot],
+    lock: Option<&RepoLock>,
+    options: Options,
+) -> Result<(JobPrune, Option<Error>)> {
     let what = || format!("apply retention of {}/{}", rules.tenant, rules.job);
     let altered = altered::find(repo, snapshots).await.context(what)?;
     let candidates: Vec<Candidate> = snapshots.iter().map(|s| candidate(s, altered.contains(&s.id))).collect();
@@ -147,6 +154,19 @@ fn candidate(snapshot: &Snapshot, altered: bool) -> Candidate {
 
 fn describe(rules: &Rules, plan: &Plan) -> JobPrune {
     let own = plan.decisions.iter().filter(|d| d.snapshot.job.as_deref() == Some(rules.job.as_str()));
-    let verdicts = own.map(|d| Verdict { id: d.snapshot.id, time: d.snapshot.time, bytes: d.snapshot.size, action: d.action, reasons: d.reasons.clone() });
-    JobPrune { job: rules.job.clone(), keep: rules.keep.describe(), snapshots: verdicts.collect(), alarms: plan.alarms.clone(), refused: None, removed: 0 }
+    let verdicts = own.map(|d| Verdict {
+        id: d.snapshot.id,
+        time: d.snapshot.time,
+        bytes: d.snapshot.size,
+        action: d.action,
+        reasons: d.reasons.clone(),
+    });
+    JobPrune {
+        job: rules.job.clone(),
+        keep: rules.keep.describe(),
+        snapshots: verdicts.collect(),
+        alarms: plan.alarms.clone(),
+        refused: None,
+        removed: 0,
+    }
 }

@@ -1,29 +1,33 @@
 //! Settings → a store that retries and counts.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-use crate::config::settings::{Limits, StoreSettings};
-use crate::error::{Error, Kind, Result};
-use crate::runtime::{Cancel, Clock};
-use crate::store::{LocalStore, Store};
+use crate::error::Result;
+use crate::runtime::Clock;
+use crate::store::{self, OpenOptions, Settings, Store};
 
-/// An open store.
-#[derive(Clone)]
-pub struct Opened {
-    /// Rooted at the repository.
-    pub store: Arc<dyn Store>,
+static TRUSTED: OnceLock<Vec<String>> = OnceLock::new();
+
+/// Decides once, at start, which endpoints beside the cloud's own may be given tokens. Later calls change nothing, so that a
+/// reloaded configuration cannot send them elsewhere.
+pub fn trust_endpoints(endpoints: Vec<String>) {
+    // The first call wins on purpose.
+    TRUSTED.get_or_init(|| endpoints);
 }
 
-/// Makes the client. Nothing is requested yet.
+fn is_trusted(endpoint: &str) -> bool {
+    let plain = |e: &str| e.trim_end_matches('/').to_lowercase();
+    TRUSTED.get().is_some_and(|t| t.iter().any(|e| plain(e) == plain(endpoint)))
+}
+
+/// Opens a store: retried, counted, within its rates. Nothing is requested yet, except that with `create_root` the directory
+/// of a local store is made, which is for creating repositories only.
 ///
 /// # Errors
 /// Unreadable credentials or certificates.
-pub(super) async fn open(settings: &StoreSettings, _limits: &Limits, clock: Arc<dyn Clock>, _cancel: &Cancel) -> Result<Opened> {
-    let store: Arc<dyn Store> = match settings {
-        StoreSettings::Local { path } => Arc::new(LocalStore::open(path.clone(), clock)?),
-        StoreSettings::S3(_) | StoreSettings::Azure(_) => {
-            return Err(Error::new(Kind::Failed, "this kind of store is not available yet"));
-        }
-    };
-    Ok(Opened { store })
+pub(super) async fn open(settings: &Settings, clock: Arc<dyn Clock>, create_root: bool) -> Result<Arc<dyn Store>> {
+    let mut settings = settings.clone();
+    settings.azure.trust_endpoint = settings.azure.endpoint.as_deref().is_some_and(is_trusted);
+    let options = OpenOptions { create_root, ..OpenOptions::new(clock) };
+    Ok(store::open(&settings, &options).await?)
 }

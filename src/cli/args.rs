@@ -25,6 +25,9 @@ pub(super) struct Global {
     /// Let the configuration run programs: hooks, `command` jobs and secrets
     #[arg(long, global = true, env = "STRONGROOM_ALLOW_COMMANDS", value_parser = clap::builder::FalseyValueParser::new(), action = clap::ArgAction::SetTrue)]
     pub(super) allow_commands: bool,
+    /// Let tokens of Azure identities be sent to this endpoint too; may be repeated
+    #[arg(long, global = true, env = "STRONGROOM_TRUST_ENDPOINTS", value_delimiter = ',', value_name = "URL")]
+    pub(super) trust_endpoint: Vec<String>,
 }
 
 /// How logs are written.

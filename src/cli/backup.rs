@@ -10,7 +10,7 @@ use super::progress::Board;
 use super::session::{AdHocJob, Session};
 use super::{Done, output};
 use crate::app::backup::{Progress, Report};
-use crate::app::job;
+use crate::app::job::{self, Counts};
 use crate::config::AdHocSource;
 use crate::config::settings::Job;
 use crate::error::{Error, Kind, Result};
@@ -136,33 +136,54 @@ pub(super) async fn run(s: &Session, a: Args) -> Result<Done> {
             let follower = board.follow(j.selector().to_string(), options.progress.clone());
             let outcome = job::run(ctx, j, &options).await.and_then(|outcome| outcome.report(j));
             drop(follower);
-            (j, outcome)
+            Ran { job: j, outcome, requests: options.requests.snapshot() }
         }
     });
-    let mut done: Vec<(&Job, Result<Report>)> = futures::stream::iter(runs).buffer_unordered(at_once).collect().await;
-    done.sort_by_key(|(j, _)| (j.tenant.clone(), j.name.clone()));
+    let mut done: Vec<Ran<'_>> = futures::stream::iter(runs).buffer_unordered(at_once).collect().await;
+    done.sort_by_key(|r| (r.job.tenant.clone(), r.job.name.clone()));
     answer(s, done)
 }
 
-fn answer(s: &Session, done: Vec<(&Job, Result<Report>)>) -> Result<Done> {
+/// A job that was run.
+struct Ran<'a> {
+    job: &'a Job,
+    outcome: Result<Report>,
+    requests: Counts,
+}
+
+fn answer(s: &Session, done: Vec<Ran<'_>>) -> Result<Done> {
     let jobs: Vec<serde_json::Value> = done
         .iter()
-        .map(|(j, outcome)| match outcome {
-            Ok(r) => serde_json::json!({ "tenant": j.tenant, "job": j.name, "source": j.source.kind(), "ok": true, "report": r, "error": null }),
-            Err(e) => serde_json::json!({ "tenant": j.tenant, "job": j.name, "source": j.source.kind(), "ok": false, "report": null, "error": output::error_json(e) }),
+        .map(|r| {
+            let (report, error) = match &r.outcome {
+                Ok(report) => (Some(report), None),
+                Err(e) => (None, Some(output::error_json(e))),
+            };
+            serde_json::json!({
+                "tenant": r.job.tenant, "job": r.job.name, "source": r.job.source.kind(),
+                "ok": report.is_some(), "report": report, "error": error, "requests": r.requests,
+            })
         })
         .collect();
     s.out.print(&serde_json::json!({ "jobs": jobs }), |t| {
-        done.iter().filter_map(|(j, r)| Some((j, r.as_ref().ok()?))).for_each(|(j, r)| text(t, j, r))
+        for r in &done {
+            if let Ok(report) = &r.outcome {
+                text(t, r.job, report);
+            }
+        }
     })?;
-    let complete = done.iter().all(|(_, o)| o.as_ref().map_or(true, |r| r.complete));
-    for (_, outcome) in &done {
-        if let Ok(r) = outcome {
-            output::warn(&r.warnings);
-            r.missing.iter().for_each(|m| tracing::error!("not in the snapshot: {m}"));
+    let mut complete = true;
+    let mut failed = Vec::new();
+    for r in done {
+        match r.outcome {
+            Ok(report) => {
+                complete &= report.complete;
+                output::warn(&report.warnings);
+                report.missing.iter().for_each(|m| tracing::error!("not in the snapshot: {m}"));
+            }
+            Err(e) => failed.push(e),
         }
     }
-    let failed: Vec<Error> = done.into_iter().filter_map(|(_, o)| o.err()).collect();
     failed.iter().for_each(|e| output::print_error(e, false));
     Ok(match output::worst(&failed) {
         Done::Ok if !complete => Done::Said(Kind::Incomplete),

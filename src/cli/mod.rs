@@ -104,6 +104,7 @@ pub fn main() -> ExitCode {
     };
     logging::start(&cli.global, matches!(cli.command, Command::Run(_)));
     secret::allow_commands(cli.global.allow_commands || cli.command.brings_its_own_program());
+    crate::app::trust_endpoints(cli.global.trust_endpoint.clone());
     let json = cli.global.json && !cli.command.streams_data();
     match run(cli) {
         Ok(Done::Ok) => ExitCode::SUCCESS,

@@ -2,7 +2,7 @@
 
 use std::io::IsTerminal;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
@@ -48,6 +48,11 @@ impl Board {
             expected: bytes.unwrap_or(0),
             files: progress.files.load(Relaxed),
         })
+    }
+
+    /// Follows a count of bytes.
+    pub(super) fn follow_bytes(&self, name: String, done: Arc<AtomicU64>, expected: Option<u64>) -> Follower {
+        self.start(name, move || Counts { done: done.load(Relaxed), expected: expected.unwrap_or(0), files: 0 })
     }
 
     fn start(&self, name: String, counts: impl Fn() -> Counts + Send + 'static) -> Follower {
@@ -103,7 +108,9 @@ async fn watch(name: String, counts: impl Fn() -> Counts + Send + 'static, bar: 
             Some(bar) => {
                 bar.set_length(expected);
                 bar.set_position(done);
-                bar.set_prefix(format!("{files} files"));
+                if files > 0 {
+                    bar.set_prefix(format!("{files} files"));
+                }
             }
             None => {
                 let rate = done as f64 / began.elapsed().as_secs_f64().max(0.001);
@@ -112,7 +119,8 @@ async fn watch(name: String, counts: impl Fn() -> Counts + Send + 'static, bar: 
                 } else {
                     String::new()
                 };
-                tracing::info!(job = %name, "{} files, {}{percent}, {}/s", files, output::size(done), output::size(rate as u64));
+                let files = if files > 0 { format!("{files} files, ") } else { String::new() };
+                tracing::info!(job = %name, "{files}{}{percent}, {}/s", output::size(done), output::size(rate as u64));
             }
         }
     }

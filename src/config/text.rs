@@ -51,7 +51,10 @@ fn parse_yaml(text: &str) -> Result<(Value, Lines), Mistakes> {
     let options = serde_saphyr::options! { strict_booleans: true, crop_radius: 40 };
     let tree: Spanned<Tree> = serde_saphyr::from_str_with_options(text, options).map_err(|e| {
         let at = e.location();
-        syntax_error(e.to_string(), at.map(|l| l.line()), at.map(|l| l.column()))
+        // The place stands in front of the mistake already.
+        let text = e.to_string();
+        let said = text.strip_prefix("error: line ").and_then(|t| t.split_once(": ")).map_or(text.as_str(), |(_, said)| said);
+        syntax_error(said.to_owned(), at.map(|l| l.line()), at.map(|l| l.column()))
     })?;
     let mut lines = Lines::new();
     let value = tree.value.flatten("", &mut lines);

@@ -118,7 +118,9 @@ mod tests {
     /// restic, `internal/crypto/crypto_int_test.go`.
     #[test]
     fn opens_the_published_vector() {
-        let sealed = hex::decode("69fb41c62d12def4593bd71757138606338f621aeaeb39da0fe4f99233f8037a54ea63338a813bcf3f75d8c3cc75dddf8750").expect("hex");
+        let sealed =
+            hex::decode("69fb41c62d12def4593bd71757138606338f621aeaeb39da0fe4f99233f8037a54ea63338a813bcf3f75d8c3cc75dddf8750")
+                .expect("hex");
         let mut out = Vec::new();
         key().open_into(&sealed, &mut out).expect("opens");
         assert_eq!(out, b"Dies ist ein Test!");

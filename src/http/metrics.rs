@@ -105,13 +105,33 @@ impl Metrics {
         build.get_or_create(&Build { version }).set(1);
         r.register("build_info", "Version of this process; always 1", build);
         r.register("jobs", "Jobs in the configuration in use", f.jobs.clone());
-        r.register("config_last_reload_successful", "Whether the newest configuration file is in use (1) or was refused (0)", f.reload_good.clone());
-        r.register("config_last_reload_success_timestamp_seconds", "When the configuration in use was read, in seconds since 1970", f.reload_time.clone());
+        r.register(
+            "config_last_reload_successful",
+            "Whether the newest configuration file is in use (1) or was refused (0)",
+            f.reload_good.clone(),
+        );
+        r.register(
+            "config_last_reload_success_timestamp_seconds",
+            "When the configuration in use was read, in seconds since 1970",
+            f.reload_time.clone(),
+        );
 
-        r.register("job_last_success_timestamp_seconds", "When the newest successful run began, in seconds since 1970; backups are looked up in the repository at start", f.last_success.clone());
-        r.register("job_last_run_timestamp_seconds", "When the last run of this process ended, in seconds since 1970", f.last_run.clone());
+        r.register(
+            "job_last_success_timestamp_seconds",
+            "When the newest successful run began, in seconds since 1970; backups are looked up in the repository at start",
+            f.last_success.clone(),
+        );
+        r.register(
+            "job_last_run_timestamp_seconds",
+            "When the last run of this process ended, in seconds since 1970",
+            f.last_run.clone(),
+        );
         r.register("job_last_duration_seconds", "How long the last run took, retries included", f.last_duration.clone());
-        r.register("job_last_exit_code", "How the last run ended: 0 ok, 3 incomplete, else the documented exit code of its failure", f.last_exit_code.clone());
+        r.register(
+            "job_last_exit_code",
+            "How the last run ended: 0 ok, 3 incomplete, else the documented exit code of its failure",
+            f.last_exit_code.clone(),
+        );
         r.register("job_runs", "Runs that ended, by result", f.runs.clone());
         r.register("job_retries", "Attempts beyond the first of a run", f.retries.clone());
         r.register("job_last_read_bytes", "Bytes read from the source by the last backup", f.last_read.clone());
@@ -121,11 +141,23 @@ impl Metrics {
         r.register("job_added_bytes", "New bytes, before compression", f.added.clone());
         r.register("job_stored_bytes", "Bytes written to the store", f.stored.clone());
         r.register("job_store_requests", "Requests sent to the store, by kind", f.requests.clone());
-        r.register("job_last_missing_objects", "What the last backup could not read although it was asked for; above 0 the backup is incomplete", f.last_missing.clone());
+        r.register(
+            "job_last_missing_objects",
+            "What the last backup could not read although it was asked for; above 0 the backup is incomplete",
+            f.last_missing.clone(),
+        );
         r.register("job_last_warnings", "Warnings of the last backup", f.last_warnings.clone());
-        r.register("job_next_run_timestamp_seconds", "When the next run is due, in seconds since 1970; absent for jobs that only run on request", f.next_run.clone());
+        r.register(
+            "job_next_run_timestamp_seconds",
+            "When the next run is due, in seconds since 1970; absent for jobs that only run on request",
+            f.next_run.clone(),
+        );
         r.register("job_running", "Whether the job is running in this process", f.running.clone());
-        r.register("job_snapshots", "Complete snapshots of the job in the repository, as of its last retention", f.snapshots.clone());
+        r.register(
+            "job_snapshots",
+            "Complete snapshots of the job in the repository, as of its last retention",
+            f.snapshots.clone(),
+        );
         r.register("job_removed_snapshots", "Snapshots that retention removed", f.removed.clone());
         Self { families: f, registry: Arc::new(registry) }
     }

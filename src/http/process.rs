@@ -26,7 +26,12 @@ impl Collector for Process {
         gauge("process_open_fds", "Open file descriptors.", facts.files as f64)?;
         gauge("process_threads", "Threads.", facts.threads as f64)?;
         let cpu = ConstCounter::new(facts.cpu);
-        cpu.encode(encoder.encode_descriptor("process_cpu_seconds", "CPU time used, user and system.", None, cpu.metric_type())?)
+        cpu.encode(encoder.encode_descriptor(
+            "process_cpu_seconds",
+            "CPU time used, user and system.",
+            None,
+            cpu.metric_type(),
+        )?)
     }
 }
 

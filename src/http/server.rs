@@ -26,7 +26,11 @@ struct App {
 pub async fn bind(address: &str) -> Result<TcpListener> {
     let resolved: Vec<SocketAddr> = tokio::net::lookup_host(address)
         .await
-        .map_err(|e| Error::new(Kind::Config, format!("`{address}` is not an address to listen on")).because(e).hint("Write HOST:PORT, e.g. `0.0.0.0:9390`."))?
+        .map_err(|e| {
+            Error::new(Kind::Config, format!("`{address}` is not an address to listen on"))
+                .because(e)
+                .hint("Write HOST:PORT, e.g. `0.0.0.0:9390`.")
+        })?
         .collect();
     TcpListener::bind(resolved.as_slice())
         .await
@@ -65,7 +69,8 @@ fn probe(state: Result<&'static str, String>) -> Response {
 
 async fn show_metrics(State(app): State<App>, headers: HeaderMap) -> Response {
     let open = app.metrics.open_metrics();
-    let accepts = headers.get_all(header::ACCEPT).iter().any(|v| v.to_str().is_ok_and(|v| v.contains("application/openmetrics-text")));
+    let accepts =
+        headers.get_all(header::ACCEPT).iter().any(|v| v.to_str().is_ok_and(|v| v.contains("application/openmetrics-text")));
     if accepts {
         ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], open).into_response()
     } else {

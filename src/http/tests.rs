@@ -32,7 +32,11 @@ fn full() -> Metrics {
 
 /// Every sample of the Prometheus text: name with labels, value.
 fn samples(text: &str) -> BTreeMap<String, f64> {
-    text.lines().filter(|l| !l.starts_with('#')).map(|l| l.rsplit_once(' ').unwrap()).map(|(n, v)| (n.to_owned(), v.parse().unwrap())).collect()
+    text.lines()
+        .filter(|l| !l.starts_with('#'))
+        .map(|l| l.rsplit_once(' ').unwrap())
+        .map(|(n, v)| (n.to_owned(), v.parse().unwrap()))
+        .collect()
 }
 
 #[test]
@@ -117,7 +121,10 @@ fn the_prometheus_text_is_clean_and_documented() {
 
 async fn get(address: std::net::SocketAddr, path: &str, accept: &str) -> (u16, String) {
     let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
-    stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\nAccept: {accept}\r\nConnection: close\r\n\r\n").as_bytes()).await.unwrap();
+    stream
+        .write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\nAccept: {accept}\r\nConnection: close\r\n\r\n").as_bytes())
+        .await
+        .unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();
     (answer[9..12].parse().unwrap(), answer)
@@ -145,7 +152,12 @@ async fn probes_and_metrics_are_served() {
     let (status, body) = get(address, "/metrics", "*/*").await;
     assert!(status == 200 && body.contains("text/plain; version=0.0.4") && body.contains("strongroom_job_runs_total{"), "{body}");
     let (_, body) = get(address, "/metrics", "application/openmetrics-text;version=1.0.0,text/plain;q=0.5").await;
-    assert!(body.contains("application/openmetrics-text; version=1.0.0") && body.contains("# TYPE strongroom_job_runs counter\n") && body.contains("# EOF"), "{body}");
+    assert!(
+        body.contains("application/openmetrics-text; version=1.0.0")
+            && body.contains("# TYPE strongroom_job_runs counter\n")
+            && body.contains("# EOF"),
+        "{body}"
+    );
     assert_eq!(get(address, "/", "*/*").await.0, 404);
 
     health.draining();

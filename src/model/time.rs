@@ -123,7 +123,14 @@ fn parse(b: &[u8]) -> Option<Time> {
     let (y, mo, d) = (number(b, 0, 4)?, number(b, 5, 2)?, number(b, 8, 2)?);
     let (h, mi, s) = (number(b, 11, 2)?, number(b, 14, 2)?, number(b, 17, 2)?);
     let shape = [(4, b'-'), (7, b'-'), (13, b':'), (16, b':')].iter().all(|(i, c)| b.get(*i) == Some(c));
-    if !shape || !matches!(b.get(10), Some(b'T' | b't' | b' ')) || !(1..=12).contains(&mo) || !(1..=31).contains(&d) || h > 23 || mi > 59 || s > 60 {
+    if !shape
+        || !matches!(b.get(10), Some(b'T' | b't' | b' '))
+        || !(1..=12).contains(&mo)
+        || !(1..=31).contains(&d)
+        || h > 23
+        || mi > 59
+        || s > 60
+    {
         return None;
     }
     let mut at = 19;
@@ -177,7 +184,9 @@ mod tests {
         assert_eq!(Time::new(7_258_118_400, 1).to_string(), "2200-01-01T00:00:00.000000001Z");
         assert_eq!(Time::new(-1, 0).to_string(), "1969-12-31T23:59:59Z");
         assert_eq!("2026-11-21T04:00:00.25+02:00".parse::<Time>().ok(), Some(Time::new(1_795_226_400, 250_000_000)));
-        for bad in ["", "2026-11-21", "2026-11-21T04:00:00", "2026-11-21T04:00:00.Z", "2026-13-21T04:00:00Z", "2026-11-21T04:00:00+0200"] {
+        for bad in
+            ["", "2026-11-21", "2026-11-21T04:00:00", "2026-11-21T04:00:00.Z", "2026-13-21T04:00:00Z", "2026-11-21T04:00:00+0200"]
+        {
             assert!(bad.parse::<Time>().is_err(), "{bad}");
         }
     }

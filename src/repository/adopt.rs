@@ -34,7 +34,7 @@ pub async fn adopt_orphans(repo: &Repository, index: &Index) -> Result<usize> {
     let packs: Vec<IndexedPack> = read.buffer_unordered(8).filter_map(|pack| async move { pack }).collect().await;
     let adopted = packs.len();
     if adopted > 0 {
-        repo.save_index(&IndexFile { packs }).await.context(|| "write an index of packs that a broken run left")?;
+        repo.save_index(IndexFile { packs }).await.context(|| "write an index of packs that a broken run left")?;
     }
     Ok(adopted)
 }

@@ -86,7 +86,10 @@ mod tests {
         for p in 0..20u32 {
             let kind = if p % 3 == 0 { BlobType::Tree } else { BlobType::Data };
             // Described in descending order, as other programs may.
-            let blobs = (0..p).rev().map(|b| IndexedBlob { id: id(p * 100 + b), kind, offset: b * 10, length: 10, uncompressed_length: 0 }).collect();
+            let blobs = (0..p)
+                .rev()
+                .map(|b| IndexedBlob { id: id(p * 100 + b), kind, offset: b * 10, length: 10, uncompressed_length: 0 })
+                .collect();
             builder.add(id(p), IndexFile { packs: vec![IndexedPack { id: id(9000 + p), blobs }] });
         }
         let index = builder.build();

@@ -40,8 +40,11 @@ impl ConfigFile {
     /// An unknown version, or a polynomial that stock clients would refuse.
     pub fn check(&self) -> Result<()> {
         if !(1..=2).contains(&self.version) {
-            return Err(Error::new(Kind::Failed, format!("the repository has format version {}; versions 1 and 2 are known", self.version))
-                .hint("Use a newer strongroom."));
+            return Err(Error::new(
+                Kind::Failed,
+                format!("the repository has format version {}; versions 1 and 2 are known", self.version),
+            )
+            .hint("Use a newer strongroom."));
         }
         match u64::from_str_radix(&self.chunker_polynomial, 16) {
             Ok(p) if is_irreducible(p) => Ok(()),
@@ -106,7 +109,7 @@ mod tests {
     #[test]
     fn tells_irreducible_polynomials() {
         // From restic's documentation and tests.
-        for good in [0x25b4_6883_8dcb_75, 0x3DA3_358B_4DC1_73] {
+        for good in [0x0025_b468_838d_cb75, 0x003d_a335_8b4d_c173] {
             assert!(is_irreducible(good), "{good:x}");
         }
         // x^2, x(x+1), (x+1)^2, and a product of two of degree 2 and 3.

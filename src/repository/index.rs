@@ -191,7 +191,10 @@ impl Index {
         let column = self.column(kind);
         let found = column.find(id).first()?;
         // Entries lie in one slice, so the distance in it is the position.
-        column.entries.binary_search_by(|e| (e.id, e.place.pack, e.place.offset).cmp(&(found.id, found.place.pack, found.place.offset))).ok()
+        column
+            .entries
+            .binary_search_by(|e| (e.id, e.place.pack, e.place.offset).cmp(&(found.id, found.place.pack, found.place.offset)))
+            .ok()
     }
 
     fn column(&self, kind: BlobType) -> &Column {
@@ -264,7 +267,13 @@ mod tests {
         let mut builder = IndexBuilder::default();
         for p in 0..50u32 {
             let blobs = (0..97u32)
-                .map(|b| IndexedBlob { id: id(p * 97 + b), kind: BlobType::Data, offset: b * 100, length: 100, uncompressed_length: b % 2 * 300 })
+                .map(|b| IndexedBlob {
+                    id: id(p * 97 + b),
+                    kind: BlobType::Data,
+                    offset: b * 100,
+                    length: 100,
+                    uncompressed_length: b % 2 * 300,
+                })
                 .collect();
             builder.add(id(p), IndexFile { packs: vec![IndexedPack { id: id(1_000_000 + p), blobs }] });
         }
@@ -282,7 +291,8 @@ mod tests {
 
     #[test]
     fn json_is_the_documented_one() {
-        let text = format!(r#"{{"packs":[{{"id":"{0}","blobs":[{{"id":"{0}","type":"tree","offset":0,"length":40}}]}}]}}"#, id(1));
+        let text =
+            format!(r#"{{"packs":[{{"id":"{0}","blobs":[{{"id":"{0}","type":"tree","offset":0,"length":40}}]}}]}}"#, id(1));
         let file: IndexFile = serde_json::from_str(&text).expect("parses");
         assert_eq!(serde_json::to_string(&file).expect("writes"), text);
     }

@@ -82,7 +82,8 @@ impl KeyFile {
             mac: MacJson { k: BASE64.encode(master.mac_k), r: BASE64.encode(master.mac_r) },
             encrypt: BASE64.encode(master.encrypt),
         };
-        let plain = zeroize::Zeroizing::new(serde_json::to_vec(&json).map_err(|e| Error::new(Kind::Bug, "write a key").because(e))?);
+        let plain =
+            zeroize::Zeroizing::new(serde_json::to_vec(&json).map_err(|e| Error::new(Kind::Bug, "write a key").because(e))?);
         let mut sealed = Vec::new();
         file.derive(password)?.seal_into(&plain, &mut sealed);
         file.data = BASE64.encode(sealed);
@@ -99,8 +100,11 @@ impl KeyFile {
         }
         let json: MasterJson = serde_json::from_slice(&plain).map_err(|e| damaged("holds no key").because(e))?;
         let mut master = MasterKey { encrypt: [0; 32], mac_k: [0; 16], mac_r: [0; 16] };
-        for (text, into) in [(&json.encrypt, &mut master.encrypt[..]), (&json.mac.k, &mut master.mac_k[..]), (&json.mac.r, &mut master.mac_r[..])] {
-            let bytes = zeroize::Zeroizing::new(BASE64.decode(text).map_err(|e| damaged("holds a key that is not base64").because(e))?);
+        for (text, into) in
+            [(&json.encrypt, &mut master.encrypt[..]), (&json.mac.k, &mut master.mac_k[..]), (&json.mac.r, &mut master.mac_r[..])]
+        {
+            let bytes =
+                zeroize::Zeroizing::new(BASE64.decode(text).map_err(|e| damaged("holds a key that is not base64").because(e))?);
             if bytes.len() != into.len() || bytes.iter().all(|b| *b == 0) {
                 return Err(damaged("holds a key of the wrong length, or zero"));
             }
@@ -111,7 +115,9 @@ impl KeyFile {
 
     /// The key that a password and this file's salt give.
     fn derive(&self, password: &SecretText) -> Result<MasterKey> {
-        let bad = |why: &str| Error::new(Kind::Failed, format!("the key file asks for scrypt N={} r={} p={}: {why}", self.n, self.r, self.p));
+        let bad = |why: &str| {
+            Error::new(Kind::Failed, format!("the key file asks for scrypt N={} r={} p={}: {why}", self.n, self.r, self.p))
+        };
         if self.kdf != "scrypt" || !self.n.is_power_of_two() || self.n < 2 || self.r == 0 || self.p == 0 {
             return Err(bad("not valid"));
         }
@@ -124,7 +130,8 @@ impl KeyFile {
         let log_n = u8::try_from(self.n.ilog2()).map_err(|_| bad("not valid"))?;
         let params = scrypt::Params::new(log_n, self.r, self.p).map_err(|e| bad("not valid").because(e.to_string()))?;
         let mut out = zeroize::Zeroizing::new([0u8; 64]);
-        scrypt::scrypt(password.expose().as_bytes(), &salt, &params, &mut out[..]).map_err(|e| bad("not valid").because(e.to_string()))?;
+        scrypt::scrypt(password.expose().as_bytes(), &salt, &params, &mut out[..])
+            .map_err(|e| bad("not valid").because(e.to_string()))?;
         let mut key = MasterKey { encrypt: [0; 32], mac_k: [0; 16], mac_r: [0; 16] };
         let (encrypt, mac) = out.split_at(32);
         let (k, r) = mac.split_at(16);
@@ -148,7 +155,8 @@ pub(super) async fn load_all(store: &dyn Store) -> Result<Vec<(Id, KeyFile)>> {
     let mut out = Vec::new();
     for (id, _) in raw::list(store, "keys").await? {
         let bytes = raw::load(store, "keys", &id).await?;
-        let file = serde_json::from_slice(&bytes).map_err(|e| Error::new(Kind::Corrupt, format!("key file {} is not valid", id.short())).because(e))?;
+        let file = serde_json::from_slice(&bytes)
+            .map_err(|e| Error::new(Kind::Corrupt, format!("key file {} is not valid", id.short())).because(e))?;
         out.push((id, file));
     }
     Ok(out)
@@ -174,7 +182,9 @@ async fn unwrap(store: &dyn Store, id: &Id, password: &SecretText) -> Result<Opt
     let file: KeyFile = serde_json::from_slice(&bytes).map_err(|e| Error::new(Kind::Corrupt, "not a key file").because(e))?;
     let password = password.clone();
     // scrypt takes a tenth of a second and more: not on a thread that serves requests.
-    tokio::task::spawn_blocking(move || file.unwrap_with(&password)).await.map_err(|e| Error::new(Kind::Bug, "a key thread ended").because(e))?
+    tokio::task::spawn_blocking(move || file.unwrap_with(&password))
+        .await
+        .map_err(|e| Error::new(Kind::Bug, "a key thread ended").because(e))?
 }
 
 /// Finds the key that `password` opens and that opens `config`, which is returned with it. Damaged key files, and those
@@ -197,10 +207,12 @@ pub(super) async fn open(store: &dyn Store, password: &SecretText, config: &[u8]
         }
     }
     if none {
-        return Err(Error::new(Kind::Corrupt, format!("the repository at {} has no keys", store.location())).hint("Without any file in keys/, the repository cannot be opened. Restore one from a copy."));
+        return Err(Error::new(Kind::Corrupt, format!("the repository at {} has no keys", store.location()))
+            .hint("Without any file in keys/, the repository cannot be opened. Restore one from a copy."));
     }
-    let error = Error::new(Kind::WrongPassword, format!("no key of the repository at {} opens with this password", store.location()))
-        .hint("Check which password the configuration refers to; `restic key list` shows the keys that exist.");
+    let error =
+        Error::new(Kind::WrongPassword, format!("no key of the repository at {} opens with this password", store.location()))
+            .hint("Check which password the configuration refers to; `restic key list` shows the keys that exist.");
     Err(match broken {
         Some(b) => error.because(b),
         None => error,

@@ -15,6 +15,7 @@ mod chunk;
 mod config_file;
 mod gate;
 mod index;
+mod index_files;
 mod keys;
 mod lock;
 mod marks;
@@ -96,7 +97,12 @@ impl Repository {
     ///
     /// # Errors
     /// [`Kind::WrongPassword`] if there is a repository that the password does not open; the store's failures.
-    pub async fn init(store: Arc<dyn Store>, password: &SecretText, env: &RepoEnv, holder: &LockHolder) -> Result<(Self, InitOutcome)> {
+    pub async fn init(
+        store: Arc<dyn Store>,
+        password: &SecretText,
+        env: &RepoEnv,
+        holder: &LockHolder,
+    ) -> Result<(Self, InitOutcome)> {
         match Self::open(store.clone(), password, env).await {
             Ok(repo) => return Ok((repo, InitOutcome::AlreadyExists)),
             Err(e) if e.kind() == Kind::NoRepository => {}
@@ -115,8 +121,11 @@ impl Repository {
             Some(found) => found,
             None => {
                 let (master, created, who, password) = (MasterKey::generate(), env.clock.now(), holder.clone(), password.clone());
-                let wrap = move || KeyFile::wrap(&master, &password, created, &who.username, &who.hostname).map(|file| (file, master));
-                let wrapped = tokio::task::spawn_blocking(wrap).await.map_err(|e| Error::new(Kind::Bug, "a key thread ended").because(e))?;
+                let wrap =
+                    move || KeyFile::wrap(&master, &password, created, &who.username, &who.hostname).map(|file| (file, master));
+                let wrapped = tokio::task::spawn_blocking(wrap)
+                    .await
+                    .map_err(|e| Error::new(Kind::Bug, "a key thread ended").because(e))?;
                 let (file, master) = wrapped?;
                 (keys::save(store.as_ref(), &file).await.context(doing)?, master)
             }
@@ -149,9 +158,11 @@ impl Repository {
         let doing = || format!("open the repository at {}", store.location());
         let sealed = match store.get(&config_key()?, None).await {
             Ok(bytes) => bytes,
-            Err(e) if matches!(e.kind(), store::ErrorKind::NotFound) => {
-                return Err(Error::new(Kind::NoRepository, format!("there is no repository at {}", store.location()))
-                    .hint("Check the address. `strongroom init` creates a repository; a backup never does."));
+            Err(e) if matches!(e.kind(), store::ErrorKind::NotFound | store::ErrorKind::NoSuchStore) => {
+                let none = Error::new(Kind::NoRepository, format!("there is no repository at {}", store.location()))
+                    .hint("Check the address. `strongroom init` creates a repository; a backup never does.");
+                // That even the directory or bucket is missing is worth knowing: it may not be mounted.
+                return Err(if e.kind() == store::ErrorKind::NoSuchStore { none.because(e) } else { none });
             }
             Err(e) => return Err(Error::from(e).context(doing())),
         };
@@ -246,7 +257,8 @@ impl Repository {
                 r => Some(r),
             }
         };
-        let mut snapshots: Vec<Snapshot> = futures::stream::iter(listed).map(load).buffer_unordered(8).filter_map(present).try_collect().await?;
+        let mut snapshots: Vec<Snapshot> =
+            futures::stream::iter(listed).map(load).buffer_unordered(8).filter_map(present).try_collect().await?;
         snapshots.sort_by_key(|s| (s.file.time, s.id));
         Ok(snapshots)
     }
@@ -280,7 +292,13 @@ impl Repository {
     ///
     /// # Errors
     /// As [`Repository::lock`].
-    pub async fn lock_within(&self, mode: LockMode, holder: &LockHolder, wait: std::time::Duration, cancel: &Cancel) -> Result<RepoLock> {
+    pub async fn lock_within(
+        &self,
+        mode: LockMode,
+        holder: &LockHolder,
+        wait: std::time::Duration,
+        cancel: &Cancel,
+    ) -> Result<RepoLock> {
         let pause = std::time::Duration::from_secs(5);
         let mut left = wait;
         loop {
@@ -311,7 +329,11 @@ impl Repository {
     ///
     /// # Errors
     /// The store's failures.
-    pub async fn remove_dead_locks(&self, hostname: &str, is_ours: &(dyn Fn(&LockFile) -> bool + Send + Sync)) -> Result<(usize, Vec<LockFile>)> {
+    pub async fn remove_dead_locks(
+        &self,
+        hostname: &str,
+        is_ours: &(dyn Fn(&LockFile) -> bool + Send + Sync),
+    ) -> Result<(usize, Vec<LockFile>)> {
         lock::remove_dead(self, hostname, is_ours).await
     }
 
@@ -330,7 +352,8 @@ impl Repository {
     pub async fn add_key(&self, password: &SecretText, holder: &LockHolder) -> Result<Id> {
         let (repo, password, holder) = (self.clone(), password.clone(), holder.clone());
         let wrap = move || KeyFile::wrap(repo.key(), &password, repo.clock().now(), &holder.username, &holder.hostname);
-        let file = tokio::task::spawn_blocking(wrap).await.map_err(|e| Error::new(Kind::Bug, "a key thread ended").because(e))??;
+        let file =
+            tokio::task::spawn_blocking(wrap).await.map_err(|e| Error::new(Kind::Bug, "a key thread ended").because(e))??;
         keys::save(self.store().as_ref(), &file).await
     }
 
@@ -340,7 +363,8 @@ impl Repository {
     /// [`Kind::Usage`] for the key in use; the store's failures.
     pub async fn remove_key(&self, id: &Id) -> Result<()> {
         if *id == self.0.key_id {
-            return Err(Error::new(Kind::Usage, format!("key {} opened this repository and is not removed", id.short())).hint("Open with another password to remove it."));
+            return Err(Error::new(Kind::Usage, format!("key {} opened this repository and is not removed", id.short()))
+                .hint("Open with another password to remove it."));
         }
         Ok(self.store().delete(&Key::new(format!("keys/{id}"))?).await?)
     }
@@ -353,20 +377,12 @@ impl Repository {
         let listed = raw::list(self.store().as_ref(), "index").await?;
         // A blob takes at least 60 bytes of a compressed index, so this is enough and never touched where it is too much.
         let bytes: u64 = listed.iter().map(|(_, m)| m.size).sum();
-        let mut builder = IndexBuilder::with_capacity((bytes / 60) as usize);
-        let load = |(id, _)| async move {
-            let file = async {
-                let bytes = self.load_cached("index", &id).await?;
-                let key = self.key().clone();
-                let decoded = tokio::task::spawn_blocking(move || raw::decode::<IndexFile>(&key, &bytes)).await;
-                decoded.map_err(|e| Error::new(Kind::Bug, "an index thread ended").because(e))?
-            };
-            file.await.map(|f| (id, f)).context(|| format!("read index {}", id.short()))
-        };
-        let mut files = futures::stream::iter(listed).map(load).buffer_unordered(2);
-        while let Some((id, file)) = files.try_next().await? {
-            builder.add(id, file);
-        }
+        let builder = IndexBuilder::with_capacity((bytes / 60) as usize);
+        let builder = index_files::read_all(self, listed, index_files::Source::Cache, builder, |builder, id, file| {
+            builder.add(id, file?);
+            Ok(())
+        })
+        .await?;
         let sort = tokio::task::spawn_blocking(move || builder.build());
         Ok(Arc::new(sort.await.map_err(|e| Error::new(Kind::Bug, "an index thread ended").because(e))?))
     }
@@ -383,8 +399,8 @@ impl Repository {
     }
 
     /// Writes an index file.
-    pub(crate) async fn save_index(&self, file: &IndexFile) -> Result<Id> {
-        let (repo, file) = (self.clone(), file.clone());
+    pub(crate) async fn save_index(&self, file: IndexFile) -> Result<Id> {
+        let repo = self.clone();
         let sealed = tokio::task::spawn_blocking(move || raw::encode(repo.key(), repo.format_version(), &file));
         let sealed = sealed.await.map_err(|e| Error::new(Kind::Bug, "an index thread ended").because(e))??;
         raw::save(self.store().as_ref(), "index", sealed).await

@@ -41,10 +41,21 @@ impl Codec {
         let compressor = if level == LEVEL_OFF {
             None
         } else {
-            Some(Compressor::new(level).map_err(|e| Error::new(Kind::Config, format!("compression level {level} is not supported")).because(e))?)
+            Some(
+                Compressor::new(level)
+                    .map_err(|e| Error::new(Kind::Config, format!("compression level {level} is not supported")).because(e))?,
+            )
         };
         let decompressor = Decompressor::new().context(|| "prepare decompression")?;
-        Ok(Self { compressor, reluctant: false, decompressor, compressed: Vec::new(), sealed: Vec::new(), opened: Vec::new(), plain: Vec::new() })
+        Ok(Self {
+            compressor,
+            reluctant: false,
+            decompressor,
+            compressed: Vec::new(),
+            sealed: Vec::new(),
+            opened: Vec::new(),
+            plain: Vec::new(),
+        })
     }
 
     /// For writing to a repository of this format version. Version 1 knows no compression; from 2 on trees are always
@@ -60,7 +71,10 @@ impl Codec {
     /// Compresses where that helps, seals, and proves the result by opening it again: a fault in memory or processor
     /// is found now, not at a restore.
     pub(crate) fn seal(&mut self, key: &MasterKey, id: &Id, plain: &[u8], always_compress: bool) -> Result<SealedBlob<'_>> {
-        let bug = |what: &str| Error::new(Kind::Bug, format!("blob {id}: {what}")).hint("This points at faulty memory or a faulty processor: check the machine.");
+        let bug = |what: &str| {
+            Error::new(Kind::Bug, format!("blob {id}: {what}"))
+                .hint("This points at faulty memory or a faulty processor: check the machine.")
+        };
         let mut uncompressed = 0;
         if let Some(compressor) = &mut self.compressor
             && (always_compress || !self.reluctant)
@@ -83,7 +97,9 @@ impl Codec {
         } else {
             self.plain.clear();
             self.plain.reserve(plain.len());
-            self.decompressor.decompress_to_buffer(&self.opened, &mut self.plain).map_err(|e| bug("does not decompress").because(e))?;
+            self.decompressor
+                .decompress_to_buffer(&self.opened, &mut self.plain)
+                .map_err(|e| bug("does not decompress").because(e))?;
             self.plain == plain
         };
         if !same {
@@ -94,7 +110,10 @@ impl Codec {
 
     /// Opens a stored blob into memory that is used again by the next call, and checks it against its id.
     pub(crate) fn open(&mut self, key: &MasterKey, id: &Id, stored: &[u8], uncompressed: u32) -> Result<&[u8]> {
-        let damaged = |what: &str| Error::new(Kind::Corrupt, format!("blob {id} {what}")).hint("Run `strongroom check --read-data` to see what is damaged; an older snapshot may be whole.");
+        let damaged = |what: &str| {
+            Error::new(Kind::Corrupt, format!("blob {id} {what}"))
+                .hint("Run `strongroom check --read-data` to see what is damaged; an older snapshot may be whole.")
+        };
         self.opened.clear();
         key.open_into(stored, &mut self.opened).map_err(|e| damaged("does not decrypt").because(e))?;
         let plain = if uncompressed == 0 {
@@ -105,7 +124,9 @@ impl Codec {
             }
             self.plain.clear();
             self.plain.reserve(uncompressed as usize);
-            self.decompressor.decompress_to_buffer(&self.opened, &mut self.plain).map_err(|e| damaged("does not decompress").because(e))?;
+            self.decompressor
+                .decompress_to_buffer(&self.opened, &mut self.plain)
+                .map_err(|e| damaged("does not decompress").because(e))?;
             &self.plain
         };
         if sha256(plain) != *id {
@@ -174,7 +195,8 @@ impl PackBuilder {
         }
         let start = self.bytes.len();
         key.seal_into(&header, &mut self.bytes);
-        let length = u32::try_from(self.bytes.len() - start).map_err(|e| Error::new(Kind::Bug, "pack header is too long").because(e))?;
+        let length =
+            u32::try_from(self.bytes.len() - start).map_err(|e| Error::new(Kind::Bug, "pack header is too long").because(e))?;
         self.bytes.extend_from_slice(&length.to_le_bytes());
         let id = sha256(&self.bytes);
         Ok(SealedPack { bytes: Bytes::from(self.bytes), index: IndexedPack { id, blobs: self.blobs } })

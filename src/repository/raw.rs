@@ -3,6 +3,8 @@
 //! Plain form: `0x02 ‖ zstd(JSON)`, or JSON as it is in repositories of version 1 (first byte `{` or `[`). The name is
 //! the SHA-256 of the stored bytes, so every load checks it and reads once more before it gives up.
 
+use std::io::Read as _;
+
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -12,7 +14,7 @@ use crate::model::Id;
 use crate::store::{Key, Payload, PutMode, Store};
 
 /// JSON of any such file is read up to this length: an index of restic's largest kind is 20 MB.
-const MAX_JSON: usize = 512 << 20;
+const MAX_JSON: u64 = 512 << 20;
 const COMPRESSED: u8 = 2;
 
 /// Serializes, compresses (version 2 on) and seals.
@@ -32,21 +34,38 @@ pub(super) fn encode<T: Serialize>(key: &MasterKey, version: u32, value: &T) -> 
 
 /// The reverse of [`encode`].
 pub(super) fn decode<T: DeserializeOwned>(key: &MasterKey, sealed: &[u8]) -> Result<T> {
-    let damaged = |what: &str| Error::new(Kind::Corrupt, what.to_owned());
-    let mut plain = Vec::new();
-    key.open_into(sealed, &mut plain).map_err(|e| damaged("it does not decrypt").because(e))?;
-    let json = match plain.split_first() {
-        Some((&COMPRESSED, rest)) => {
-            let known = zstd::zstd_safe::get_frame_content_size(rest).ok().flatten().map_or(64 << 20, |n| n as usize);
-            if known > MAX_JSON {
-                return Err(damaged("it claims to be larger than any file of its kind"));
+    Decoder::default().decode(key, sealed)
+}
+
+/// [`decode`] with memory that is used again.
+#[derive(Default)]
+pub(super) struct Decoder {
+    plain: Vec<u8>,
+    json: Vec<u8>,
+}
+
+impl Decoder {
+    pub(super) fn decode<T: DeserializeOwned>(&mut self, key: &MasterKey, sealed: &[u8]) -> Result<T> {
+        let damaged = |what: &str| Error::new(Kind::Corrupt, what.to_owned());
+        self.plain.clear();
+        key.open_into(sealed, &mut self.plain).map_err(|e| damaged("it does not decrypt").because(e))?;
+        let json = match self.plain.split_first() {
+            Some((&COMPRESSED, rest)) => {
+                self.json.clear();
+                // Streamed, because a frame need not tell how long its content is.
+                let mut frame =
+                    zstd::stream::read::Decoder::with_buffer(rest).context(|| "prepare decompression")?.take(MAX_JSON + 1);
+                frame.read_to_end(&mut self.json).map_err(|e| damaged("it does not decompress").because(e))?;
+                if self.json.len() as u64 > MAX_JSON {
+                    return Err(damaged("it is larger than any file of its kind"));
+                }
+                &self.json
             }
-            zstd::bulk::decompress(rest, known).or_else(|_| zstd::stream::decode_all(rest)).map_err(|e| damaged("it does not decompress").because(e))?
-        }
-        Some((b'{' | b'[', _)) => plain,
-        _ => return Err(damaged("it has an unknown encoding")),
-    };
-    serde_json::from_slice(&json).map_err(|e| damaged("its JSON is not what was expected").because(e))
+            Some((b'{' | b'[', _)) => &self.plain,
+            _ => return Err(damaged("it has an unknown encoding")),
+        };
+        serde_json::from_slice(json).map_err(|e| damaged("its JSON is not what was expected").because(e))
+    }
 }
 
 /// Stores a sealed file under `<folder>/<SHA-256>` and tells its name.
@@ -66,7 +85,8 @@ pub(super) async fn load(store: &dyn Store, folder: &str, id: &Id) -> Result<byt
             return Ok(bytes);
         }
     }
-    Err(Error::new(Kind::Corrupt, format!("{key} is not what its name says")).hint("The object was damaged in the store. Run `strongroom check` to see what else is."))
+    Err(Error::new(Kind::Corrupt, format!("{key} is not what its name says"))
+        .hint("The object was damaged in the store. Run `strongroom check` to see what else is."))
 }
 
 /// The ids below `<folder>/`; other names are ignored, as stock clients do.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use futures::{StreamExt, TryStreamExt};
 
 use super::index::{Index, IndexBuilder, IndexFile, IndexedPack};
+use super::index_files::{self, Source};
 use super::pack::expected_pack_size;
 use super::snapshot::Snapshot;
 use super::{Repository, raw};
@@ -56,6 +57,12 @@ impl Findings {
         if self.list.len() < Self::KEPT {
             self.list.push(finding);
         }
+    }
+
+    fn absorb(&mut self, other: Self) {
+        self.errors += other.errors;
+        self.notices += other.notices;
+        self.list.extend(other.list.into_iter().take(Self::KEPT - self.list.len().min(Self::KEPT)));
     }
 
     /// The first error's sentence.
@@ -137,7 +144,10 @@ pub(super) async fn survey(repo: &Repository) -> Result<Survey> {
     }
     if !orphans.is_empty() {
         let bytes: u64 = orphans.iter().map(|o| o.size).sum();
-        findings.add(Finding::notice(format!("{} packs ({bytes} bytes) are in no index: left by a broken run, or being written now", orphans.len())));
+        findings.add(Finding::notice(format!(
+            "{} packs ({bytes} bytes) are in no index: left by a broken run, or being written now",
+            orphans.len()
+        )));
     }
     Ok(Survey { snapshots, index, packs, index_files: loaded.files, orphans, findings, unreadable })
 }
@@ -165,33 +175,27 @@ struct LoadedIndex {
     builder: IndexBuilder,
     facts: HashMap<Id, PackFacts>,
     files: Vec<IndexFileFacts>,
+    findings: Findings,
 }
 
 async fn load_index(repo: &Repository, findings: &mut Findings) -> Result<LoadedIndex> {
     let listed = raw::list(repo.store().as_ref(), "index").await?;
     let bytes: u64 = listed.iter().map(|(_, m)| m.size).sum();
-    let mut loaded = LoadedIndex { builder: IndexBuilder::with_capacity((bytes / 60) as usize), ..LoadedIndex::default() };
-    let load = |(id, _)| async move {
-        let file = async {
-            let bytes = raw::load(repo.store().as_ref(), "index", &id).await?;
-            let key = repo.key().clone();
-            let decoded = tokio::task::spawn_blocking(move || raw::decode::<IndexFile>(&key, &bytes)).await;
-            decoded.map_err(|e| Error::new(Kind::Bug, "an index thread ended").because(e))?
-        };
-        (id, file.await)
-    };
-    let mut loads = futures::stream::iter(listed).map(load).buffer_unordered(2);
-    while let Some((id, file)) = loads.next().await {
-        match file {
-            Ok(file) => loaded.add(id, file, findings),
-            Err(e) => keep_damage(e, "index", &id, findings)?,
+    let loaded = LoadedIndex { builder: IndexBuilder::with_capacity((bytes / 60) as usize), ..LoadedIndex::default() };
+    let mut loaded = index_files::read_all(repo, listed, Source::Store, loaded, |loaded, id, file| match file {
+        Ok(file) => {
+            loaded.add(id, file);
+            Ok(())
         }
-    }
+        Err(e) => keep_damage(e, "index", &id, &mut loaded.findings),
+    })
+    .await?;
+    findings.absorb(std::mem::take(&mut loaded.findings));
     Ok(loaded)
 }
 
 impl LoadedIndex {
-    fn add(&mut self, id: Id, file: IndexFile, findings: &mut Findings) {
+    fn add(&mut self, id: Id, file: IndexFile) {
         let number = u32::try_from(self.files.len()).unwrap_or(u32::MAX);
         let mut blobs = 0;
         for pack in &file.packs {
@@ -200,9 +204,16 @@ impl LoadedIndex {
             if let Some(known) = self.facts.get_mut(&pack.id) {
                 known.repeated = true;
                 if known.expected == facts.expected {
-                    findings.add(Finding::notice(format!("pack {} is described more than once; a prune tidies that up", pack.id.short())));
+                    self.findings.add(Finding::notice(format!(
+                        "pack {} is described more than once; a prune tidies that up",
+                        pack.id.short()
+                    )));
                 } else {
-                    findings.add(Finding::error(format!("index {} and another one describe pack {} differently", id.short(), pack.id)));
+                    self.findings.add(Finding::error(format!(
+                        "index {} and another one describe pack {} differently",
+                        id.short(),
+                        pack.id
+                    )));
                 }
             } else {
                 self.facts.insert(pack.id, facts);

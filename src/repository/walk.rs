@@ -26,7 +26,13 @@ pub(super) trait Visit: Sync {
 ///
 /// # Errors
 /// The first error of `visit`, or that it was cancelled.
-pub(super) fn walk(reader: &Reader, roots: impl Iterator<Item = Id>, threads: usize, visit: &dyn Visit, cancel: &Cancel) -> Result<Marks> {
+pub(super) fn walk(
+    reader: &Reader,
+    roots: impl Iterator<Item = Id>,
+    threads: usize,
+    visit: &dyn Visit,
+    cancel: &Cancel,
+) -> Result<Marks> {
     let index = reader.index();
     let trees = index.entries(BlobType::Tree);
     let reached = Marks::new(trees.len());
@@ -35,7 +41,13 @@ pub(super) fn walk(reader: &Reader, roots: impl Iterator<Item = Id>, threads: us
             Some(at) if reached.set(at) => level.extend(u32::try_from(at)),
             Some(_) => {}
             // Read all the same, for the error that says so.
-            None => visit.unreadable(id, reader.tree(*id).err().unwrap_or_else(|| Error::new(crate::error::Kind::Corrupt, format!("tree {id} is in no index"))))?,
+            None => visit.unreadable(
+                id,
+                reader
+                    .tree(*id)
+                    .err()
+                    .unwrap_or_else(|| Error::new(crate::error::Kind::Corrupt, format!("tree {id} is in no index"))),
+            )?,
         }
         Ok(())
     };
@@ -57,7 +69,8 @@ pub(super) fn walk(reader: &Reader, roots: impl Iterator<Item = Id>, threads: us
                         let Some(batch) = batches.get(taken.fetch_add(1, Relaxed)) else { break };
                         for at in level.get(batch.clone()).unwrap_or(&[]) {
                             let Some(entry) = trees.get(*at as usize) else { continue };
-                            let done = cancel.check().and_then(|()| read(reader, &entry.id, visit, &mut |id| enter(id, &mut found)));
+                            let done =
+                                cancel.check().and_then(|()| read(reader, &entry.id, visit, &mut |id| enter(id, &mut found)));
                             if let Err(e) = done {
                                 failure.lock().get_or_insert(e);
                                 return;

@@ -39,8 +39,9 @@ impl Keep {
         let zero = zero.or(self.within.is_some_and(|w| w.is_zero()).then_some("within"));
         match zero {
             None => Ok(()),
-            Some(name) => Err(Error::new(Kind::Config, format!("`keep.{name}` is zero"))
-                .hint(format!("Leave `{name}` out if this rule should keep nothing. A job without any rule keeps every snapshot."))),
+            Some(name) => Err(Error::new(Kind::Config, format!("`keep.{name}` is zero")).hint(format!(
+                "Leave `{name}` out if this rule should keep nothing. A job without any rule keeps every snapshot."
+            ))),
         }
     }
 

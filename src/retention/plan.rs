@@ -121,8 +121,10 @@ pub fn plan(job: &str, snapshots: &[Candidate], keep: &Keep, guards: &Guards) ->
     sorted.sort_by_key(|c| std::cmp::Reverse((c.time, c.id)));
     let mut alarms = Vec::new();
 
-    let future = |c: &Candidate| c.time.max(c.end.unwrap_or(c.time)).seconds_since(guards.store_now) > CLOCK_TOLERANCE_SECS as f64;
-    let believed: Vec<&Candidate> = sorted.iter().copied().filter(|c| c.job.as_deref() == Some(job) && c.complete && !future(c)).collect();
+    let future =
+        |c: &Candidate| c.time.max(c.end.unwrap_or(c.time)).seconds_since(guards.store_now) > CLOCK_TOLERANCE_SECS as f64;
+    let believed: Vec<&Candidate> =
+        sorted.iter().copied().filter(|c| c.job.as_deref() == Some(job) && c.complete && !future(c)).collect();
     let counted: Vec<&Candidate> = believed.iter().copied().filter(|c| !c.altered).collect();
     let kept = kept_by_rules(&counted, keep, guards);
     // Altered ones push nothing out, and stay where they would if they were whole.
@@ -167,7 +169,11 @@ pub fn plan(job: &str, snapshots: &[Candidate], keep: &Keep, guards: &Guards) ->
                     reasons.push("incomplete, and there is no newer complete one".into());
                 }
                 if reasons.is_empty() {
-                    reasons.push(if c.complete { "no rule keeps it".into() } else { "incomplete, and there is a newer complete one".to_owned() });
+                    reasons.push(if c.complete {
+                        "no rule keeps it".into()
+                    } else {
+                        "incomplete, and there is a newer complete one".to_owned()
+                    });
                     Action::Remove
                 } else {
                     Action::Keep
@@ -239,7 +245,12 @@ fn refuse(job: &str, decisions: &[Decision], guards: &Guards) -> Option<Error> {
         return Some(
             Error::new(
                 Kind::Failed,
-                format!("this machine's clock ({}) is {:.0} s {side} the store's ({}), so nothing of job {job} is removed", guards.local_now, apart.abs(), guards.store_now),
+                format!(
+                    "this machine's clock ({}) is {:.0} s {side} the store's ({}), so nothing of job {job} is removed",
+                    guards.local_now,
+                    apart.abs(),
+                    guards.store_now
+                ),
             )
             .hint("Set the clock (NTP) on whichever side is wrong, then run prune again. Backups go on meanwhile."),
         );

@@ -37,7 +37,12 @@ fn forced() -> Guards {
 }
 
 fn kept(snapshots: &[Candidate], keep: &Keep, guards: &Guards) -> Vec<String> {
-    plan("main", snapshots, keep, guards).decisions.iter().filter(|d| d.action == Action::Keep).map(|d| d.snapshot.time.to_string()).collect()
+    plan("main", snapshots, keep, guards)
+        .decisions
+        .iter()
+        .filter(|d| d.action == Action::Keep)
+        .map(|d| d.snapshot.time.to_string())
+        .collect()
 }
 
 fn none() -> Keep {
@@ -68,7 +73,10 @@ fn each_rule_keeps_the_newest_of_each_of_its_periods() {
         (Keep { weekly: Some(5), ..none() }, &["2026-11-21", "2026-11-15", "2026-10-31", "2026-01-01", "2025-12-28"]),
         (Keep { monthly: Some(4), ..none() }, &["2026-11-21", "2026-10-31", "2026-01-01", "2025-12-31"]),
         (Keep { yearly: Some(9), ..none() }, &["2026-11-21", "2025-12-31", "2024-02-29"]),
-        (Keep { within: Some(Duration::from_secs(5 * 86_400 + 11 * 3600 + 40 * 60)), ..none() }, &["11-21T11:40", "11-21T11:20", "11-21T09:00", "11-20T23:59", "11-16T00:00"]),
+        (
+            Keep { within: Some(Duration::from_secs(5 * 86_400 + 11 * 3600 + 40 * 60)), ..none() },
+            &["11-21T11:40", "11-21T11:20", "11-21T09:00", "11-20T23:59", "11-16T00:00"],
+        ),
         (Keep { last: Some(1), yearly: Some(2), ..none() }, &["2026-11-21", "2025-12-31"]),
     ] {
         let got = kept(&list, &keep, &forced());
@@ -119,7 +127,13 @@ fn incomplete_ones_count_for_nothing_and_go_when_a_newer_complete_one_exists() {
 
 #[test]
 fn altered_ones_push_nothing_out_and_go_when_they_would() {
-    let mut list = all(&["2026-11-21T11:00:00Z", "2026-11-20T11:00:00Z", "2026-11-19T11:00:00Z", "2026-11-18T11:00:00Z", "2026-11-17T11:00:00Z"]);
+    let mut list = all(&[
+        "2026-11-21T11:00:00Z",
+        "2026-11-20T11:00:00Z",
+        "2026-11-19T11:00:00Z",
+        "2026-11-18T11:00:00Z",
+        "2026-11-17T11:00:00Z",
+    ]);
     list[1].altered = true;
     list[3].altered = true;
     let plan = plan("main", &list, &Keep { last: Some(3), ..none() }, &guards());
@@ -139,7 +153,13 @@ fn a_job_with_only_incomplete_ones_keeps_them() {
 
 #[test]
 fn the_future_is_reported_and_ignored() {
-    let mut list = all(&["2027-01-01T00:00:00Z", "2026-11-21T12:04:59Z", "2026-11-21T11:00:00Z", "2026-11-20T11:00:00Z", "2026-11-19T11:00:00Z"]);
+    let mut list = all(&[
+        "2027-01-01T00:00:00Z",
+        "2026-11-21T12:04:59Z",
+        "2026-11-21T11:00:00Z",
+        "2026-11-20T11:00:00Z",
+        "2026-11-19T11:00:00Z",
+    ]);
     list[4].end = Some(t("2027-01-01T00:00:00Z"));
     list[3].complete = false;
     let plan = plan("main", &list, &Keep { last: Some(1), ..none() }, &guards());
@@ -169,7 +189,8 @@ fn what_is_not_ours_is_not_touched() {
 
 #[test]
 fn the_breaker_trips_on_an_unusual_share_and_names_the_way_past() {
-    let list = |n: u32| -> Vec<Candidate> { (0..n).map(|i| snapshot(i, Time::new(t(NOW).secs - i64::from(i) * 86_400, 0))).collect() };
+    let list =
+        |n: u32| -> Vec<Candidate> { (0..n).map(|i| snapshot(i, Time::new(t(NOW).secs - i64::from(i) * 86_400, 0))).collect() };
     let keep = |n| Keep { last: Some(n), ..none() };
     // Half is usual, more is not; ten are few.
     assert_eq!(plan("main", &list(40), &keep(20), &guards()).removals().unwrap().len(), 20);
@@ -177,14 +198,25 @@ fn the_breaker_trips_on_an_unusual_share_and_names_the_way_past() {
     let tripped = plan("main", &list(40), &keep(19), &guards());
     assert_eq!(tripped.count(Action::Remove), 21, "the plan itself stays visible");
     let error = tripped.removals().unwrap_err().report();
-    assert!(error.contains("21 of 40") && error.contains("job main") && error.contains("prune --force") && error.contains("--dry-run"), "{error}");
+    assert!(
+        error.contains("21 of 40")
+            && error.contains("job main")
+            && error.contains("prune --force")
+            && error.contains("--dry-run"),
+        "{error}"
+    );
     assert_eq!(plan("main", &list(40), &keep(19), &forced()).removals().unwrap().len(), 21);
 }
 
 #[test]
 fn clocks_that_differ_remove_nothing_even_by_force() {
     let list = all(&["2026-11-20T11:00:00Z", "2026-11-19T11:00:00Z"]);
-    for (local, refused) in [("2026-11-21T12:05:00Z", false), ("2026-11-21T12:05:01Z", true), ("2026-11-21T11:54:59Z", true), ("2036-11-21T12:00:00Z", true)] {
+    for (local, refused) in [
+        ("2026-11-21T12:05:00Z", false),
+        ("2026-11-21T12:05:01Z", true),
+        ("2026-11-21T11:54:59Z", true),
+        ("2036-11-21T12:00:00Z", true),
+    ] {
         let guards = Guards { local_now: t(local), ..forced() };
         let plan = plan("main", &list, &Keep { last: Some(1), ..none() }, &guards);
         assert_eq!(plan.refusal().is_some(), refused, "{local}");
@@ -206,22 +238,27 @@ fn rules_are_checked_and_described() {
     assert!(Keep { within: Some(Duration::ZERO), ..none() }.validate().is_err());
     assert_eq!(none().describe(), "everything");
     assert_eq!(built_in("gfs").unwrap().describe(), "7 daily, 4 weekly, 12 monthly");
-    assert_eq!(Keep { last: Some(3), within: Some(Duration::from_secs(1_209_600)), ..none() }.describe(), "3 last, all within 14d");
+    assert_eq!(
+        Keep { last: Some(3), within: Some(Duration::from_secs(1_209_600)), ..none() }.describe(),
+        "3 last, all within 14d"
+    );
     assert_eq!(built_in("hourly").unwrap().describe(), "24 hourly, 7 daily");
     assert!(built_in("daily").is_some() && built_in("nightly").is_none());
 }
 
 fn keeps() -> impl Strategy<Value = Keep> {
     let n = || prop::option::weighted(0.4, 1u32..6);
-    (n(), n(), n(), n(), n(), n(), prop::option::weighted(0.3, 1u64..40 * 86_400)).prop_map(|(last, hourly, daily, weekly, monthly, yearly, within)| Keep {
-        last,
-        hourly,
-        daily,
-        weekly,
-        monthly,
-        yearly,
-        within: within.map(Duration::from_secs),
-    })
+    (n(), n(), n(), n(), n(), n(), prop::option::weighted(0.3, 1u64..40 * 86_400)).prop_map(
+        |(last, hourly, daily, weekly, monthly, yearly, within)| Keep {
+            last,
+            hourly,
+            daily,
+            weekly,
+            monthly,
+            yearly,
+            within: within.map(Duration::from_secs),
+        },
+    )
 }
 
 /// Mostly complete, mostly ours, mostly past; clustered so that periods are shared.
@@ -231,7 +268,16 @@ fn snapshots() -> impl Strategy<Value = Vec<Candidate>> {
     let one = (age, job, prop::bool::weighted(0.8), prop::bool::weighted(0.1), prop::bool::weighted(0.1));
     prop::collection::vec(one, 0..40).prop_map(|list| {
         let now = t(NOW).secs;
-        (0..).zip(list).map(|(n, (age, job, complete, hold, altered))| Candidate { job, complete, hold, altered, ..snapshot(n, Time::new(now - age, 0)) }).collect()
+        (0..)
+            .zip(list)
+            .map(|(n, (age, job, complete, hold, altered))| Candidate {
+                job,
+                complete,
+                hold,
+                altered,
+                ..snapshot(n, Time::new(now - age, 0))
+            })
+            .collect()
     })
 }
 

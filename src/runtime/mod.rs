@@ -1,5 +1,6 @@
 //! What every room needs of the machine: time, cancellation, secrets, child processes, memory budget.
 
+pub mod allocator;
 mod cancel;
 mod clock;
 mod limits;

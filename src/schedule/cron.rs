@@ -43,11 +43,14 @@ impl Expression {
         let fields = split(text)?;
         let mut resolved = Vec::with_capacity(6);
         for (field, value) in FIELDS.iter().zip(&fields) {
-            let items: Result<Vec<String>> = value.split(',').map(|item| field.item(item, key).map_err(|e| e.context(format!("schedule `{text}`")))).collect();
+            let items: Result<Vec<String>> =
+                value.split(',').map(|item| field.item(item, key).map_err(|e| e.context(format!("schedule `{text}`")))).collect();
             resolved.push(items?.join(","));
         }
         let plain = resolved.join(" ");
-        let cron = Cron::from_str(&plain).map_err(|e| Error::new(Kind::Config, format!("schedule `{text}` is not a cron expression")).because(e).hint(SHAPE))?;
+        let cron = Cron::from_str(&plain).map_err(|e| {
+            Error::new(Kind::Config, format!("schedule `{text}` is not a cron expression")).because(e).hint(SHAPE)
+        })?;
         let every_hour = cron.pattern.hours.values().len() == 24;
         let this = Self { cron, every_hour };
         // The calendar repeats after 400 years; what has not come by then never comes.
@@ -170,7 +173,9 @@ fn split(text: &str) -> Result<Vec<String>> {
         6 => {}
         n => {
             let count = if n == 1 { "1 field".to_owned() } else { format!("{n} fields") };
-            return Err(Error::new(Kind::Config, format!("schedule `{text}` has {count} instead of 5 (or 6 with seconds)")).hint(SHAPE));
+            return Err(
+                Error::new(Kind::Config, format!("schedule `{text}` has {count} instead of 5 (or 6 with seconds)")).hint(SHAPE)
+            );
         }
     }
     Ok(fields)
@@ -213,7 +218,9 @@ impl Field {
                 // Up to Sunday is a range to 7, so that it ascends.
                 let b = if self.max == 7 && b == 0 { 7 } else { b };
                 if a > b {
-                    return Err(self.wrong(item, format!("the range runs backwards; write `{a}-{},{}-{b}`", self.top(), self.min)));
+                    return Err(
+                        self.wrong(item, format!("the range runs backwards; write `{a}-{},{}-{b}`", self.top(), self.min))
+                    );
                 }
                 format!("{a}-{b}")
             }
@@ -256,7 +263,8 @@ impl Field {
                 "hour" => "h",
                 _ => "d",
             };
-            return Err(self.wrong(item, format!("a step of {n} in a field of {count} values runs once per round, not every {n}"))
+            return Err(self
+                .wrong(item, format!("a step of {n} in a field of {count} values runs once per round, not every {n}"))
                 .hint(format!("For a fixed interval write `every: {n}{unit}` instead of a cron expression.")));
         }
         Ok(n)
@@ -276,7 +284,8 @@ impl Field {
             return Err(self.wrong(item, "the range runs backwards"));
         }
         let spread = step.unwrap_or(high - low + 1).min(high - low + 1);
-        let pick = low + hash(&["H", self.name, key]).checked_rem(u64::from(spread)).and_then(|n| u32::try_from(n).ok()).unwrap_or(0);
+        let pick =
+            low + hash(&["H", self.name, key]).checked_rem(u64::from(spread)).and_then(|n| u32::try_from(n).ok()).unwrap_or(0);
         Ok(match step {
             Some(step) => format!("{pick}-{high}/{step}"),
             None => pick.to_string(),

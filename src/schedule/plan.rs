@@ -43,7 +43,9 @@ impl Schedule {
     /// None for a [`Spec`] made by [`Spec::parse`], else what that would have said.
     pub fn new(spec: &Spec, key: &str, jitter: Duration, seed: u64, quiet: QuietHours) -> Result<Self> {
         let times = match spec {
-            Spec::Cron { expression, timezone } => Times::Cron(Box::new(Expression::parse(expression, key)?), zone::find(timezone)?),
+            Spec::Cron { expression, timezone } => {
+                Times::Cron(Box::new(Expression::parse(expression, key)?), zone::find(timezone)?)
+            }
             Spec::Every(interval) => Times::Every(*interval),
             Spec::Never => Times::Never,
         };

@@ -47,7 +47,8 @@ impl QuietHours {
             }
         }
         if (0..DAY).all(|m| out.inside(m).is_some()) {
-            return Err(Error::new(Kind::Config, "the quiet hours leave no time to run").hint("Leave at least a few hours of each day outside them."));
+            return Err(Error::new(Kind::Config, "the quiet hours leave no time to run")
+                .hint("Leave at least a few hours of each day outside them."));
         }
         Ok(out)
     }

@@ -49,7 +49,8 @@ impl Spec {
         if text.starts_with('@') && !text.contains(char::is_whitespace) {
             const KNOWN: [&str; 7] = ["@hourly", "@daily", "@midnight", "@weekly", "@monthly", "@yearly", "@annually"];
             if !KNOWN.contains(&text.to_ascii_lowercase().as_str()) {
-                return Err(Error::new(Kind::Config, format!("`{text}` is not a schedule")).hint(format!("Known short forms: {}.", KNOWN.join(", "))));
+                return Err(Error::new(Kind::Config, format!("`{text}` is not a schedule"))
+                    .hint(format!("Known short forms: {}.", KNOWN.join(", "))));
             }
         }
         let timezone = timezone.unwrap_or("UTC");

@@ -157,7 +157,10 @@ fn a_jump_of_the_clock_runs_once_and_right_after() {
     // Lord Howe jumps by half an hour; Apia skipped all of 2011-12-30.
     assert_eq!(runs(&cron("15 2 * * *", "Australia/Lord_Howe"), "2026-10-03T00:00:00Z", 1), ["2026-10-03T15:30:00Z"]);
     assert_eq!(runs(&cron("0 12 30 12 *", "Pacific/Apia"), "2011-12-01T00:00:00Z", 1), ["2011-12-30T10:00:00Z"]);
-    assert_eq!(runs(&cron("0 0 * * *", "Pacific/Apia"), "2011-12-29T00:00:00Z", 3), ["2011-12-29T10:00:00Z", "2011-12-30T10:00:00Z", "2011-12-31T10:00:00Z"]);
+    assert_eq!(
+        runs(&cron("0 0 * * *", "Pacific/Apia"), "2011-12-29T00:00:00Z", 3),
+        ["2011-12-29T10:00:00Z", "2011-12-30T10:00:00Z", "2011-12-31T10:00:00Z"]
+    );
 }
 
 #[test]
@@ -224,7 +227,10 @@ fn jitter_is_stable_spread_and_bounded() {
     let make = |key: &str, seed| Schedule::new(&spec, key, Duration::from_secs(1200), seed, QuietHours::default()).unwrap();
     let due = t("2026-01-10T02:00:00Z");
     let delays: Vec<u64> = (0..100).map(|i| make(&format!("t{i}/j"), 0).delay(due).as_secs()).collect();
-    assert!(delays.iter().all(|d| *d <= 1200) && delays.iter().any(|d| *d < 200) && delays.iter().any(|d| *d > 1000), "{delays:?}");
+    assert!(
+        delays.iter().all(|d| *d <= 1200) && delays.iter().any(|d| *d < 200) && delays.iter().any(|d| *d > 1000),
+        "{delays:?}"
+    );
     assert_eq!(make("a/b", 7).delay(due), make("a/b", 7).delay(due));
     assert_ne!(make("a/b", 7).delay(due), make("a/b", 8).delay(due));
     assert_ne!(make("a/b", 7).delay(due), make("a/b", 7).delay(t("2026-01-11T02:00:00Z")));
@@ -240,7 +246,8 @@ fn jitter_is_stable_spread_and_bounded() {
 
 #[test]
 fn quiet_hours_put_runs_off_to_their_end() {
-    let open = |windows: &[&str], zone: &str, at: &str| QuietHours::parse(windows, Some(zone)).unwrap().open_at(t(at)).to_string();
+    let open =
+        |windows: &[&str], zone: &str, at: &str| QuietHours::parse(windows, Some(zone)).unwrap().open_at(t(at)).to_string();
     for (windows, zone, at, want) in [
         (&["08:00-18:00"][..], "UTC", "2026-01-10T07:59:59Z", "2026-01-10T07:59:59Z"),
         (&["08:00-18:00"], "UTC", "2026-01-10T08:00:00Z", "2026-01-10T18:00:00Z"),
@@ -259,7 +266,16 @@ fn quiet_hours_put_runs_off_to_their_end() {
     ] {
         assert_eq!(open(windows, zone, at), want, "{windows:?} {zone} {at}");
     }
-    for bad in [&["8-18"][..], &["08:00"], &["08:00-25:00"], &["08:00-08:00"], &["00:00-24:00"], &["00:00-12:00", "12:00-00:00"], &["24:00-01:00"], &["08:0-09:00"]] {
+    for bad in [
+        &["8-18"][..],
+        &["08:00"],
+        &["08:00-25:00"],
+        &["08:00-08:00"],
+        &["00:00-24:00"],
+        &["00:00-12:00", "12:00-00:00"],
+        &["24:00-01:00"],
+        &["08:0-09:00"],
+    ] {
         assert!(QuietHours::parse(bad, None).unwrap_err().hint_text().is_some(), "{bad:?}");
     }
     let spec = Spec::parse("0 * * * *", None).unwrap();
@@ -271,7 +287,16 @@ fn quiet_hours_put_runs_off_to_their_end() {
 
 #[test]
 fn durations_read_and_write() {
-    for (text, secs) in [("90m", 5400), ("6h", 21_600), ("14d", 1_209_600), ("2w", 1_209_600), ("1h30m", 5400), ("1d1s", 86_401), (" 5s ", 5), ("0s", 0)] {
+    for (text, secs) in [
+        ("90m", 5400),
+        ("6h", 21_600),
+        ("14d", 1_209_600),
+        ("2w", 1_209_600),
+        ("1h30m", 5400),
+        ("1d1s", 86_401),
+        (" 5s ", 5),
+        ("0s", 0),
+    ] {
         let d = parse_duration(text).unwrap();
         assert_eq!(d.as_secs(), secs, "{text}");
         assert_eq!(parse_duration(&format_duration(d)).unwrap(), d);
@@ -283,19 +308,40 @@ fn durations_read_and_write() {
 
 /// Expressions of all kinds, cheap to search minute by minute.
 fn expressions() -> impl Strategy<Value = String> {
-    let minute = prop_oneof![Just("*".to_owned()), (0..60u32).prop_map(|m| m.to_string()), Just("*/7".into()), Just("10-40/10".into()), Just("0,30".into())];
+    let minute = prop_oneof![
+        Just("*".to_owned()),
+        (0..60u32).prop_map(|m| m.to_string()),
+        Just("*/7".into()),
+        Just("10-40/10".into()),
+        Just("0,30".into())
+    ];
     let hour = prop_oneof![3 => (0..24u32).prop_map(|h| h.to_string()), 1 => Just("*".to_owned()), 1 => Just("*/2".into()), 2 => Just("1-3".into())];
     let day = prop_oneof![4 => Just("* * *".to_owned()), 1 => Just("* * SUN".into()), 1 => Just("25-31 * *".into()), 1 => Just("1 * MON".into())];
     (minute, hour, day).prop_map(|(m, h, d)| format!("{m} {h} {d}"))
 }
 
 fn zones() -> impl Strategy<Value = &'static str> {
-    prop::sample::select(vec!["UTC", "Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "America/St_Johns", "Africa/Casablanca", "Asia/Kolkata"])
+    prop::sample::select(vec![
+        "UTC",
+        "Europe/Berlin",
+        "America/New_York",
+        "Australia/Lord_Howe",
+        "America/St_Johns",
+        "Africa/Casablanca",
+        "Asia/Kolkata",
+    ])
 }
 
 /// Any time in 2025 to 2027, half of them within three hours of a clock change of Berlin or New York.
 fn times() -> impl Strategy<Value = i64> {
-    let changes = ["2026-03-29T01:00:00Z", "2026-10-25T01:00:00Z", "2026-03-08T07:00:00Z", "2026-11-01T06:00:00Z", "2026-04-04T15:00:00Z", "2026-10-03T15:30:00Z"];
+    let changes = [
+        "2026-03-29T01:00:00Z",
+        "2026-10-25T01:00:00Z",
+        "2026-03-08T07:00:00Z",
+        "2026-11-01T06:00:00Z",
+        "2026-04-04T15:00:00Z",
+        "2026-10-03T15:30:00Z",
+    ];
     let near = prop::sample::select(changes.map(|c| t(c).secs).to_vec()).prop_flat_map(|c| c - 10_800..c + 10_800);
     prop_oneof![1_735_689_600i64..1_830_297_600, near]
 }

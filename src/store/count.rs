@@ -133,7 +133,10 @@ impl Sub for Counts {
 impl fmt::Display for Counts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { put, get, head, list, delete, bytes_out, bytes_in, retries } = self;
-        write!(f, "{put} PUT, {get} GET, {head} HEAD, {list} LIST, {delete} DELETE, {bytes_out} bytes sent, {bytes_in} bytes received")?;
+        write!(
+            f,
+            "{put} PUT, {get} GET, {head} HEAD, {list} LIST, {delete} DELETE, {bytes_out} bytes sent, {bytes_in} bytes received"
+        )?;
         if *retries > 0 {
             write!(f, ", {retries} retries")?;
         }

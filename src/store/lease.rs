@@ -73,7 +73,13 @@ impl Lease {
     /// # Errors
     /// The store's failures. Then the lease may have been taken all the same and has to expire. An object that is no
     /// lease is [`ErrorKind::Invalid`] and stays.
-    pub async fn acquire(store: Arc<dyn Store>, key: Key, owner: &str, ttl: Duration, rng: &mut (dyn RngCore + Send)) -> Result<Option<Self>> {
+    pub async fn acquire(
+        store: Arc<dyn Store>,
+        key: Key,
+        owner: &str,
+        ttl: Duration,
+        rng: &mut (dyn RngCore + Send),
+    ) -> Result<Option<Self>> {
         Self::acquire_or_inherit(store, key, owner, ttl, rng, &|_| false).await
     }
 
@@ -178,9 +184,12 @@ impl Lease {
                 }
                 Err(e) if e.kind() != ErrorKind::NotFound => return Err(e),
                 _ => {
-                    return Err(Error::new(ErrorKind::Conflict, format!("lease {} in {} was taken over", self.key, self.store.location()))
-                        .because(e)
-                        .hint("The process was stopped or cut off from its store for longer than the lease lasts."));
+                    return Err(Error::new(
+                        ErrorKind::Conflict,
+                        format!("lease {} in {} was taken over", self.key, self.store.location()),
+                    )
+                    .because(e)
+                    .hint("The process was stopped or cut off from its store for longer than the lease lasts."));
                 }
             },
             Err(e) => return Err(e),

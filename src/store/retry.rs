@@ -68,7 +68,11 @@ impl Retrier {
     ///
     /// # Errors
     /// The last failure, with the number of tries.
-    pub async fn run<T, F: Future<Output = Result<T>> + Send>(&self, bytes: u64, mut attempt: impl FnMut(u32) -> F + Send) -> Result<T> {
+    pub async fn run<T, F: Future<Output = Result<T>> + Send>(
+        &self,
+        bytes: u64,
+        mut attempt: impl FnMut(u32) -> F + Send,
+    ) -> Result<T> {
         let started = Instant::now();
         let deadline = started + self.policy.deadline + Duration::from_secs(bytes / SLOWEST);
         let mut tries = 0;

@@ -153,7 +153,14 @@ mod tests {
 
     #[test]
     fn addresses_are_read_and_printed_the_same() {
-        for text in ["s3://bucket1", "s3://my.bucket-1/a/b c/ö", "azblob://backups/x", "azblob://$root", "file:///var/lib/x", "file:///a b/c%20d"] {
+        for text in [
+            "s3://bucket1",
+            "s3://my.bucket-1/a/b c/ö",
+            "azblob://backups/x",
+            "azblob://$root",
+            "file:///var/lib/x",
+            "file:///a b/c%20d",
+        ] {
             assert_eq!(url(text).to_string(), text);
         }
         assert_eq!(url("s3://bucket/a/"), url("s3://bucket/a"));
@@ -164,8 +171,18 @@ mod tests {
     #[test]
     fn mistakes_are_named_and_secrets_are_not() {
         for bad in [
-            "bucket", "s3://", "s3://ab", "s3://Bucket", "s3://bucket/a//b", "s3://bucket/../x", "s3://bucket?x=1", "azblob://a.b.c/x", "gs://bucket",
-            "file://relative", "file:///a/../b", "s3://bucket:9000/x",
+            "bucket",
+            "s3://",
+            "s3://ab",
+            "s3://Bucket",
+            "s3://bucket/a//b",
+            "s3://bucket/../x",
+            "s3://bucket?x=1",
+            "azblob://a.b.c/x",
+            "gs://bucket",
+            "file://relative",
+            "file:///a/../b",
+            "s3://bucket:9000/x",
         ] {
             assert_eq!(bad.parse::<StoreUrl>().map_err(|e| e.kind()), Err(ErrorKind::Invalid), "{bad}");
         }
@@ -175,13 +192,18 @@ mod tests {
 
     #[test]
     fn tenants_are_joined_and_overlaps_found() {
-        let (a, b) = (url("s3://bucket/root").join("production/acme").expect("a"), url("s3://bucket").join("root/production/acme2").expect("b"));
+        let (a, b) = (
+            url("s3://bucket/root").join("production/acme").expect("a"),
+            url("s3://bucket").join("root/production/acme2").expect("b"),
+        );
         assert_eq!(a.to_string(), "s3://bucket/root/production/acme");
         assert!(!a.overlaps(&b));
         assert!(a.overlaps(&url("s3://bucket/root")) && url("s3://bucket").overlaps(&a) && a.overlaps(&a));
         assert!(!a.overlaps(&url("s3://other/root")));
         let f = url("file:///srv/x").join("t").expect("t");
-        assert!(f.overlaps(&url("file:///srv")) && f.overlaps(&url("file:///srv/x/t/deep")) && !f.overlaps(&url("file:///srv/x/t2")));
+        assert!(
+            f.overlaps(&url("file:///srv")) && f.overlaps(&url("file:///srv/x/t/deep")) && !f.overlaps(&url("file:///srv/x/t2"))
+        );
         assert!(url("s3://bucket").join("../x").is_err());
     }
 }

@@ -131,8 +131,8 @@ class Restic:
     name = "restic"
     program = None
 
-    def __init__(self, store, repository, work, level=None):
-        del level
+    def __init__(self, store, repository, work, memory=None):
+        del memory
         self.env = {"RESTIC_PASSWORD": PASSWORD}
         if store.name == "local":
             place = store.place(repository)
@@ -161,8 +161,8 @@ class Rustic:
     name = "rustic"
     program = None
 
-    def __init__(self, store, repository, work, level=None):
-        del level
+    def __init__(self, store, repository, work, memory=None):
+        del memory
         os.makedirs(f"{work}/home", exist_ok=True)
         profile = f"{work}/rustic-{repository}"
         with open(f"{profile}.toml", "w") as file:
@@ -195,7 +195,7 @@ class Strongroom:
     name = "strongroom"
     program = None
 
-    def __init__(self, store, repository, work, level=None, job=None, memory="128MiB"):
+    def __init__(self, store, repository, work, memory, level=None, job=None):
         """`job`: the source of the one job (JSON is YAML, too); by default the volume that `backup` is given."""
         self.work, self.repository, self.job = work, repository, job
         if store.name == "local":

@@ -15,6 +15,7 @@ fail() { printf '\nDEMO FAILED: %s\n' "$*" >&2; exit 1; }
 
 # --- A place for everything, and the way out ---------------------------------------------------------------------------
 work=$(mktemp -d "${TMPDIR:-/tmp}/strongroom-demo.XXXXXX")
+source tests/demo/private-postgres.sh
 daemon=
 cleanup() {
     local status=$?
@@ -27,7 +28,7 @@ cleanup() {
         say "--- the daemon's last words:" >&2
         tail -n 30 "$work/daemon.log" >&2
     fi
-    [ ! -f "$work/pg/data/postmaster.pid" ] || as_pg "$pg/bin/pg_ctl" -D "$work/pg/data" -m immediate -w stop >/dev/null 2>&1
+    stop_postgres
     if [ "${DEMO_KEEP:-}" = 1 ]; then say "kept: $work"; else rm -rf "$work"; fi
     exit $status
 }
@@ -66,35 +67,7 @@ chmod 4755 "$volume/tool"
 say "$(du -sh "$volume" | cut -f1) in $(find "$volume" | wc -l) entries"
 
 step "Setting up a private PostgreSQL 17"
-pg=$(tests/tools/postgres.sh 17)
-mkdir "$work/pg"
-chmod 755 "$work"
-if [ "$(id -u)" = 0 ]; then
-    # PostgreSQL refuses to run as root: an ordinary user runs it, from a copy that this user can reach.
-    pg_user=nobody
-    ! id postgres >/dev/null 2>&1 || pg_user=postgres
-    cp -r "$pg" "$work/postgres"
-    pg=$work/postgres
-    chmod -R a+rX "$pg"
-    chown "$pg_user" "$work/pg"
-    as_pg() { (cd "$work/pg" && setpriv --reuid="$pg_user" --regid="$(id -g "$pg_user")" --clear-groups env HOME="$work/pg" "$@"); }
-else
-    as_pg() { "$@"; }
-fi
-export PATH=$pg/bin:$PATH
-as_pg "$pg/bin/initdb" -D "$work/pg/data" -U postgres -A trust --data-checksums --no-sync --locale=C.UTF-8 >"$work/initdb.log" 2>&1 ||
-    { cat "$work/initdb.log" >&2; fail "initdb failed"; }
-# Only a socket in our own directory: no port is opened, and no other server disturbed.
-cat >>"$work/pg/data/postgresql.conf" <<CONF
-listen_addresses = ''
-unix_socket_directories = '$work/pg'
-fsync = off
-max_wal_size = 4GB
-shared_buffers = 128MB
-CONF
-as_pg "$pg/bin/pg_ctl" -D "$work/pg/data" -l "$work/pg/log" -w start >/dev/null || { cat "$work/pg/log" >&2; fail "PostgreSQL did not start"; }
-url() { printf 'postgresql://postgres@/%s?host=%s' "$1" "${work//\//%2F}%2Fpg"; }
-sql() { "$pg/bin/psql" -X -q -v ON_ERROR_STOP=1 -h "$work/pg" -U postgres "$@"; }
+start_postgres || fail "PostgreSQL did not start"
 
 step "Loading a database: pgbench at scale ${DEMO_SCALE:-10}, and a shop with JSON, binary columns and large objects"
 sql -d postgres -c 'CREATE DATABASE demo'

@@ -26,17 +26,18 @@ def size(number):
         number /= 1000
 
 
-def took(count, time):
-    return f"{time:6.2f} s {count / time / 1e6:6.0f} MB/s" if time and count > 1e6 else f"{time:6.2f} s {'':11}"
+def took(count, time, rate=True):
+    return f"{time:6.2f} s" + (f" {count / time / 1e6:6.0f} MB/s" if rate and time and count > 1e6 else f"{'':12}")
 
 
-print(f"{'job':10}{'source':>10}   {'first backup':22}{'by schedule':22}{'restore':22}")
+print(f"{'job':10}{'source':>10}   {'first backup':23}{'by schedule':23}{'restore'}")
 for job, snapshots in sorted(runs.items()):
     snapshots.sort(key=lambda s: s["time"])
     first, last = snapshots[0], snapshots[-1]
     count = last["bytes"]
-    times = seconds(first), seconds(last), float(restored[job])
-    print(f"{job:10}{size(count):>10}   " + "   ".join(took(count, t) for t in times))
+    # What has not changed is not read again, so a rate would say nothing.
+    columns = took(count, seconds(first)), took(count, seconds(last), rate=False), took(count, float(restored[job]))
+    print(f"{job:10}{size(count):>10}   " + "   ".join(columns))
 read = sum(s["bytes"] for snapshots in runs.values() for s in snapshots)
 stored = int(subprocess.run(["du", "-sb", f"{work}/store"], capture_output=True, check=True, text=True).stdout.split()[0])
 print(f"\n{size(read)} backed up, {size(stored)} stored; the daemon's peak memory was {peak_kib / 1024:.0f} MiB")

@@ -428,3 +428,87 @@ fn a_snapshot_that_another_program_thinned_out_is_passed_over() {
     assert!(restored.err.contains("altered by another program"), "{}", restored.err);
     assert!(!d.join("back/late").exists() && d.join("back/a.txt").exists(), "the snapshot before it was taken");
 }
+
+#[test]
+fn a_database_goes_in_and_comes_out_without_a_configuration_file() {
+    use crate::support::postgres::shared;
+    let (dir, server) = (place(), shared(16));
+    let d = dir.path();
+    let run = |args: &[&str]| ran(command(d, args).env("STRONGROOM_PG_BIN_DIRS", server.bin()));
+    server.create_database("cli_shop");
+    server.sql("postgres", "DROP DATABASE IF EXISTS cli_back");
+    server.sql("cli_shop", "CREATE TABLE t AS SELECT g AS x FROM generate_series(1, 1000) g");
+    let url = server.url("postgres", "cli_shop").read().unwrap().expose().to_owned();
+    let made = run(&with(&["backup", "--pg-dump", &url])).ok().json();
+    assert_eq!((made["jobs"][0]["job"].as_str(), made["jobs"][0]["source"].as_str()), (Some("pg-dump"), Some("pg_dump")));
+    let files = run(&with(&["ls", "latest", "databases"])).ok().json();
+    assert_eq!(files["entries"][0]["path"], "/databases/cli_shop.dump");
+    let to = server.url("postgres", "").read().unwrap().expose().to_owned();
+    let back = run(&with(&["restore", "--to", &to, "--create", "--target-database", "cli_back"])).ok().json();
+    assert_eq!(back["result"]["databases"][0]["database"], "cli_back", "{back}");
+    assert_eq!(server.sql("cli_back", "SELECT sum(x) FROM t").trim(), "500500");
+    let again = run(&with(&["restore", "--to", &to, "--create", "--target-database", "cli_back"]));
+    assert_ne!(again.code, 0, "it exists already");
+    run(&with(&["restore", "--to", "dumps"])).ok();
+    assert!(d.join("dumps/databases/cli_shop.dump").exists() && d.join("dumps/globals.sql").exists());
+    // A configuration that covers one of the server's databases, and what it leaves out.
+    server.create_database("cli_forgotten");
+    let config = format!(
+        "repository: {{ url: \"file://{0}/store\", password: {{ value: x }} }}\ntenants: {{ acme: {{ jobs: {{ db: {{ pg_dump: {{ url: {1:?}, databases: [cli_shop], client_dirs: [{2:?}] }}, policy: daily }} }} }} }}\n",
+        d.display(),
+        url,
+        server.bin()
+    );
+    std::fs::write(d.join("strongroom.yaml"), config).unwrap();
+    run(&["init"]).ok();
+    let doctor = run(&["doctor", "--json"]).ok().json();
+    assert!(doctor["probes"].as_array().unwrap().iter().any(|p| p["probe"] == "tools" && p["outcome"] == "pass"), "{doctor}");
+    run(&["backup", "acme/db"]).ok();
+    let coverage = run(&["coverage", "--json", "--check"]).exits(1).json();
+    let gaps: Vec<&str> = coverage["gaps"].as_array().unwrap().iter().filter_map(|g| g["message"].as_str()).collect();
+    assert!(gaps.iter().any(|g| g.contains("cli_forgotten")) && !gaps.iter().any(|g| g.contains("cli_shop")), "{gaps:?}");
+}
+
+#[test]
+fn what_could_not_be_read_makes_the_snapshot_incomplete_and_the_exit_code_3() {
+    use std::os::unix::fs::{PermissionsExt, chown};
+    let dir = place();
+    let d = dir.path();
+    // The copy is where somebody else may run it, whatever the rights of the build's directory.
+    let binary = d.join("strongroom");
+    std::fs::copy(env!("CARGO_BIN_EXE_strongroom"), &binary).unwrap();
+    let root = crate::support::tree::is_root();
+    let hand_over = |path: &Path| {
+        if root {
+            chown(path, Some(12345), Some(12345)).unwrap();
+        }
+    };
+    let secret = d.join("data/secret");
+    std::fs::write(&secret, "secret").unwrap();
+    std::fs::set_permissions(&secret, PermissionsExt::from_mode(0)).unwrap();
+    std::fs::set_permissions(d, PermissionsExt::from_mode(0o755)).unwrap();
+    std::fs::remove_dir_all(d.join("repo")).unwrap();
+    for name in ["repo", "data"] {
+        std::fs::create_dir_all(d.join(name)).unwrap();
+        hand_over(&d.join(name));
+    }
+    let somebody = |args: &[&str]| {
+        let mut c = if root { Command::new("setpriv") } else { Command::new(&binary) };
+        if root {
+            c.args(["--reuid", "12345", "--regid", "12345", "--clear-groups", "--inh-caps=-all"]).arg(&binary);
+        }
+        c.args(with(args)).current_dir(d).env("HOME", d);
+        ran(&mut c)
+    };
+    somebody(&["init"]).ok();
+    let partial = somebody(&["backup", "--volume", "data"]).exits(3);
+    let report = partial.json()["jobs"][0]["report"].clone();
+    assert_eq!((report["complete"].as_bool(), report["missing"].as_array().map(Vec::len)), (Some(false), Some(1)), "{report}");
+    assert!(partial.err.contains("secret"), "{}", partial.err);
+    let list = somebody(&["snapshots"]).ok().json();
+    assert_eq!(list["snapshots"][0]["complete"], false);
+    assert_eq!(somebody(&["status"]).ok().json()["jobs"][0]["state"], "incomplete");
+    // It is not what `latest` means, but it can be named.
+    let none = somebody(&["restore", "--to", "back"]).exits(1).json();
+    assert!(none["error"]["hint"].as_str().unwrap().contains("incomplete"), "{none}");
+}

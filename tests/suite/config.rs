@@ -1,7 +1,8 @@
 //! The configuration: every mistake at once, with its path and place; the example and the schema agree with the reader.
 
-use strongroom::config::{EXAMPLE, Format, Mistake, Mistakes, Settings, load_text, schema, settings::StoreSettings};
+use strongroom::config::{EXAMPLE, Format, Mistake, Mistakes, Settings, load_text, schema};
 use strongroom::source::SourceSettings as Source;
+use strongroom::store::{AzureAuth, StoreUrl};
 
 fn yaml(text: &str) -> Result<Settings, Mistakes> {
     load_text(text, Format::Yaml, Some("test.yaml"), [])
@@ -51,7 +52,7 @@ limits: { memory: lots, jobs: 0, quiet_hours: ["08:00"] }
     assert_eq!(at("enviroment").origin.as_deref(), Some("test.yaml"));
     assert_eq!(at("repository.s3.checksum").hint.as_deref(), Some("Did you mean `auto`?"));
     assert!(at("repository.s3.path_style").message.contains("expected true or false, found a text"));
-    assert!(at("repository.s3.endpoint").hint.as_deref().is_some_and(|h| h.contains("allow_http")));
+    assert!(at("repository.s3.endpoint").message.contains("allow_http"));
     assert!(at("repository.password").hint.as_deref().is_some_and(|h| h.contains("{ file: … }")));
     assert_eq!(at("tenants.acme.jobs.orders.pg_dump.databses").hint.as_deref(), Some("Did you mean `databases`?"));
     assert_eq!(at("tenants.acme.jobs.orders.schedule").line, Some(12));
@@ -136,8 +137,8 @@ policies: { nightly: { schedule: "0 2 * * *", timezone: Europe/Berlin, jitter: 2
 "#;
     let s = yaml(text).unwrap_or_else(|m| panic!("{m}"));
     let acme = s.tenants.values().next().unwrap();
-    let StoreSettings::S3(s3) = &acme.repository.store else { panic!("{:?}", acme.repository.store) };
-    assert_eq!((s3.bucket.as_str(), s3.prefix.as_str()), ("ameide-backups", "ameide/production/acme"));
+    let StoreUrl::S3 { bucket, prefix } = &acme.repository.store.url else { panic!("{:?}", acme.repository.store) };
+    assert_eq!((bucket.as_str(), prefix.as_str()), ("ameide-backups", "ameide/production/acme"));
     assert_eq!(acme.repository.password.to_string(), "file /etc/strongroom/keys/acme");
     let job = |name: &str| acme.jobs.values().find(|j| j.name.as_str() == name).unwrap();
     assert_eq!(job("orders").keep.map(|k| k.daily), Some(Some(14)));
@@ -145,11 +146,11 @@ policies: { nightly: { schedule: "0 2 * * *", timezone: Europe/Berlin, jitter: 2
     assert_eq!(job("broker").jitter.as_secs(), 1200);
     assert!(matches!(&job("broker").source, Source::Command(c) if c.file == "definitions.json"));
     assert_eq!(s.commands, ["tenants.acme.jobs.broker.command.run"]);
-    assert_eq!(s.limits.upload, Some(200 << 20));
-    assert_eq!(s.limits.read, None);
+    assert_eq!((acme.repository.store.upload_rate, acme.repository.store.download_rate), (200 << 20, 0));
     let mega = s.tenants.values().nth(1).unwrap();
-    let StoreSettings::Azure(az) = &mega.repository.store else { panic!("{:?}", mega.repository.store) };
-    assert_eq!((az.container.as_str(), az.prefix.as_str()), ("megacorp-backups", "production/megacorp"));
+    let StoreUrl::Azure { container, prefix } = &mega.repository.store.url else { panic!("{:?}", mega.repository.store) };
+    assert!(matches!(mega.repository.store.azure.auth, AzureAuth::WorkloadIdentity { .. }));
+    assert_eq!((container.as_str(), prefix.as_str()), ("megacorp-backups", "production/megacorp"));
 }
 
 #[test]
@@ -223,14 +224,7 @@ fn a_store_of_its_own_inherits_no_credentials() {
          tenants: { a: {}, b: { repository: { url: s3://other-bucket } }, c: { repository: { compression: 3 } } }\n",
     )
     .unwrap_or_else(|m| panic!("{m}"));
-    let keys: Vec<bool> = s
-        .tenants
-        .values()
-        .map(|t| match &t.repository.store {
-            StoreSettings::S3(s) => s.keys.is_some(),
-            _ => panic!(),
-        })
-        .collect();
+    let keys: Vec<bool> = s.tenants.values().map(|t| t.repository.store.s3.access_key_id.is_some()).collect();
     assert_eq!(keys, [true, false, true]);
 }
 
@@ -260,4 +254,34 @@ fn secrets_do_not_print() {
     assert!(!format!("{s:?}").contains("hunter2"));
     let wrong = yaml(&with("").replace("value: x", "value: hunter2, file: /x")).expect_err("two places");
     assert!(!wrong.to_string().contains("hunter2"), "{wrong}");
+}
+
+#[test]
+fn what_the_documentation_shows_is_read() {
+    let k8s = include_str!("../../k8s/config.yaml");
+    let file = k8s.split("strongroom.yaml: |\n").nth(1).unwrap().split("\n---").next().unwrap();
+    let file: String = file.lines().map(|l| l.strip_prefix("    ").unwrap_or(l).to_owned() + "\n").collect();
+    yaml(&file).unwrap_or_else(|m| panic!("k8s/config.yaml: {m}\n{file}"));
+    // The README shows pieces: each is completed by what it leaves out.
+    let pieces: Vec<&str> =
+        include_str!("../../README.md").split("```yaml\n").skip(1).map(|p| p.split("```").next().unwrap()).collect();
+    assert!(pieces.len() >= 4, "the README shows configurations");
+    for piece in pieces {
+        let whole = ["environment:", "repository:", "tenants:"].iter().any(|k| piece.starts_with(k));
+        let mut text = if whole {
+            piece.to_owned()
+        } else {
+            let jobs: String = piece.lines().map(|l| format!("      {l}\n")).collect();
+            format!("tenants:\n  acme:\n    jobs:\n{jobs}")
+        };
+        match (text.contains("repository:"), text.contains("password:")) {
+            (true, false) => text = text.replacen("repository:\n", "repository:\n  password: { value: x }\n", 1),
+            (false, _) => text += "repository: { url: file:///srv, password: { value: x } }\n",
+            (true, true) => {}
+        }
+        if !text.contains("tenants:") {
+            text += "tenants: { acme: {} }\n";
+        }
+        yaml(&text).unwrap_or_else(|m| panic!("{m}\n{text}"));
+    }
 }

@@ -37,7 +37,11 @@ fn content(len: usize, seed: u64) -> Vec<u8> {
         x ^= x << 13;
         x ^= x >> 7;
         x ^= x << 17;
-        if out.len() / 100_000 % 2 == 0 { out.extend_from_slice(&x.to_le_bytes()) } else { out.extend_from_slice(format!("row {} ", x % 1000).as_bytes()) }
+        if out.len() / 100_000 % 2 == 0 {
+            out.extend_from_slice(&x.to_le_bytes())
+        } else {
+            out.extend_from_slice(format!("row {} ", x % 1000).as_bytes())
+        }
     }
     out.truncate(len);
     out
@@ -64,7 +68,13 @@ async fn store_files(repo: &Repository, files: Vec<(String, Vec<u8>)>, options: 
             nodes.push(file(name, out.finish().unwrap()));
         }
         let tree = writer.tree(&nodes).unwrap();
-        let snapshot = SnapshotFile { time: SystemClock.now(), tree, paths: vec!["/files".into()], hostname: "acme.files".into(), ..SnapshotFile::default() };
+        let snapshot = SnapshotFile {
+            time: SystemClock.now(),
+            tree,
+            paths: vec!["/files".into()],
+            hostname: "acme.files".into(),
+            ..SnapshotFile::default()
+        };
         writer.commit(&snapshot).unwrap()
     });
     let id = id.await.unwrap();
@@ -78,7 +88,8 @@ async fn what_was_stored_comes_back_and_judges_agree() {
     let (repo, outcome) = init(dir.path()).await;
     assert_eq!(outcome, InitOutcome::Created);
     assert_eq!(init(dir.path()).await.1, InitOutcome::AlreadyExists);
-    let mut files: Vec<(String, Vec<u8>)> = vec![("big".into(), content(40_000_000, 1)), ("empty".into(), vec![]), ("zeros".into(), vec![0; 9_000_000])];
+    let mut files: Vec<(String, Vec<u8>)> =
+        vec![("big".into(), content(40_000_000, 1)), ("empty".into(), vec![]), ("zeros".into(), vec![0; 9_000_000])];
     files.extend((0..300).map(|i| (format!("small-{i:03}"), content(i * 37, i as u64))));
     files.sort();
     let options = WriterOptions { pack_size: 4 << 20, ..WriterOptions::default() };

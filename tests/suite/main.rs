@@ -3,12 +3,12 @@
 #![allow(unreachable_pub, dead_code, reason = "one binary: helpers are shared by modules, and nothing outside sees them")]
 
 mod backup;
-mod config;
-mod daemon;
-mod engine;
 mod cli;
 mod command;
+mod config;
+mod daemon;
 mod documents;
+mod engine;
 mod judges;
 mod pg_dump;
 mod repository;

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::model::{Id, Time};
 
 /// Version history. 1: first form.
-pub const MANIFEST_VERSION: u32 = 1;
+pub(super) const MANIFEST_VERSION: u32 = 1;
 
 /// The facts of one backup.
 #[derive(Debug, Clone, Serialize, Deserialize)]

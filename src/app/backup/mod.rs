@@ -16,16 +16,15 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use crate::error::{Context, Error, Kind, Result};
 use crate::model::{Environment, Id, JobName, Node, NodeKind, TenantName, Time};
 use crate::repository::{
-    Chunking, Index, LockHolder, LockMode, Reader, RepoLock, Repository, Snapshot, SnapshotFile, SnapshotSummary, Writer, WriterOptions,
-    adopt_orphans,
+    Chunking, Index, LockHolder, LockMode, Reader, RepoLock, Repository, Snapshot, SnapshotFile, SnapshotSummary, Writer,
+    WriterOptions, adopt_orphans,
 };
 use crate::runtime::{Cancel, Clock};
 use crate::source::volume::{self, Totals, Volume};
 use crate::source::{SourceSettings, Streams};
 
-
-pub use stats::ArchiveStats;
 pub use manifest::{MANIFEST_FILE, Manifest, OWN_DIR};
+pub use stats::ArchiveStats;
 
 /// Sentences kept of a long list of problems.
 const KEPT_PROBLEMS: usize = 1000;
@@ -122,7 +121,13 @@ pub async fn run(repo: &Repository, request: Request, clock: Arc<dyn Clock>, can
     }
 }
 
-async fn run_locked(repo: &Repository, request: Request, clock: Arc<dyn Clock>, cancel: &Cancel, lock: &RepoLock) -> Result<Report> {
+async fn run_locked(
+    repo: &Repository,
+    request: Request,
+    clock: Arc<dyn Clock>,
+    cancel: &Cancel,
+    lock: &RepoLock,
+) -> Result<Report> {
     let started = clock.now();
     let history = history_name(&request.tenant, &request.job);
     // Snapshots before the index: what a snapshot refers to is then in the index.
@@ -132,7 +137,9 @@ async fn run_locked(repo: &Repository, request: Request, clock: Arc<dyn Clock>, 
         request.progress.expected_bytes.store(summary.total_bytes_processed, Relaxed);
     }
     let run = Run { repo: repo.clone(), index, parent, request, clock, cancel: cancel.clone(), lock: lock.clone(), started };
-    tokio::task::spawn_blocking(move || run.go()).await.map_err(|e| Error::new(Kind::Bug, "a backup thread ended abnormally").because(e))?
+    tokio::task::spawn_blocking(move || run.go())
+        .await
+        .map_err(|e| Error::new(Kind::Bug, "a backup thread ended abnormally").because(e))?
 }
 
 /// The index, with what a killed run uploaded and did not live to describe.
@@ -178,7 +185,11 @@ impl Run {
         let writer = Writer::start(&self.repo, self.index.clone(), Some(self.lock.clone()), self.request.writer.clone())?;
         let stored = match &self.request.source {
             SourceSettings::Volume(settings) => self.volume(settings, &writer),
-            SourceSettings::PgDump(settings) => self.streams(&mut crate::source::pg_dump::PgDump::new(settings.clone(), self.clock.clone()), &["/databases"], &writer),
+            SourceSettings::PgDump(settings) => self.streams(
+                &mut crate::source::pg_dump::PgDump::new(settings.clone(), self.clock.clone()),
+                &["/databases"],
+                &writer,
+            ),
             SourceSettings::Command(settings) => {
                 let path = format!("/{}", settings.file);
                 self.streams(&mut crate::source::command::Command::new(settings.clone(), self.clock.clone()), &[&path], &writer)
@@ -229,7 +240,9 @@ impl Run {
         let root = volume.root()?;
         let lineage = volume.lineage()?;
         if lineage.is_empty() {
-            return Err(Error::new(Kind::Config, "the root directory itself cannot be a volume").hint("Name a directory below it."));
+            return Err(
+                Error::new(Kind::Config, "the root directory itself cannot be a volume").hint("Name a directory below it.")
+            );
         }
         let parent = if self.request.force { None } else { self.parent_volume(&lineage) };
         let stats = self.request.progress.source.clone();
@@ -240,7 +253,11 @@ impl Run {
         self.guard_blank(settings, now)?;
         let (mut missing, mut warnings) = (Vec::new(), Vec::new());
         for problem in archived.problems {
-            if problem.makes_incomplete(on_change) { missing.push(problem.to_string()) } else { warnings.push(problem.to_string()) }
+            if problem.makes_incomplete(on_change) {
+                missing.push(problem.to_string())
+            } else {
+                warnings.push(problem.to_string())
+            }
         }
         let mut tree = archived.tree;
         let mut roots = Vec::new();

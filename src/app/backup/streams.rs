@@ -45,7 +45,9 @@ impl Folder {
     fn insert(&mut self, path: &str, content: FileContent) -> Result<()> {
         match path.split_once('/') {
             Some((folder, rest)) => self.folders.entry(folder.to_owned()).or_default().insert(rest, content),
-            None if self.folders.contains_key(path) => Err(Error::new(Kind::Bug, format!("{path} is both a file and a directory"))),
+            None if self.folders.contains_key(path) => {
+                Err(Error::new(Kind::Bug, format!("{path} is both a file and a directory")))
+            }
             None => {
                 self.files.insert(path.to_owned(), content);
                 Ok(())
@@ -75,7 +77,12 @@ pub(super) fn file_node(name: &str, content: &FileContent, time: Time) -> Node {
 
 /// A directory that only its owner reads.
 pub(super) fn dir_node(name: &str, subtree: Id, time: Time) -> Node {
-    Node { name: name.as_bytes().to_vec(), kind: NodeKind::Dir { subtree: Some(subtree) }, meta: meta(0o700, time, 0), error: None }
+    Node {
+        name: name.as_bytes().to_vec(),
+        kind: NodeKind::Dir { subtree: Some(subtree) },
+        meta: meta(0o700, time, 0),
+        error: None,
+    }
 }
 
 fn meta(mode: u32, time: Time, links: u64) -> Metadata {

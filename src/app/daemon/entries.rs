@@ -8,12 +8,13 @@ use super::scheduler::{Entry, Limits};
 use super::turn::{Ended, Loaded, Task};
 use crate::app::{Context, check_commands, job};
 use crate::config::Settings;
-use crate::config::settings::{Http, Job, StoreSettings};
+use crate::config::settings::{Http, Job};
 use crate::error::Result;
 use crate::http::Metrics;
 use crate::model::Time;
 use crate::runtime::{Cancel, Clock, memory};
 use crate::schedule::Schedule;
+use crate::store::{self, StoreUrl};
 
 /// Makes entries of settings, the same way at start and at each reload.
 #[derive(Debug, Clone)]
@@ -58,11 +59,13 @@ impl Builder {
 }
 
 /// What shares a store's limit: the bucket, container or directory above the repositories.
-fn store_name(settings: &StoreSettings) -> String {
-    match settings {
-        StoreSettings::Local { path } => format!("file://{}", path.parent().unwrap_or(path).display()),
-        StoreSettings::S3(s3) => format!("s3://{}/{}", s3.endpoint.as_deref().unwrap_or_default(), s3.bucket),
-        StoreSettings::Azure(azure) => format!("azblob://{}/{}/{}", azure.endpoint.as_deref().unwrap_or_default(), azure.account, azure.container),
+fn store_name(settings: &store::Settings) -> String {
+    match &settings.url {
+        StoreUrl::File { path, .. } => format!("file://{}", path.display()),
+        StoreUrl::S3 { bucket, .. } => format!("s3://{}/{bucket}", settings.s3.endpoint.as_deref().unwrap_or_default()),
+        StoreUrl::Azure { container, .. } => {
+            format!("azblob://{}/{}/{container}", settings.azure.endpoint.as_deref().unwrap_or_default(), settings.azure.account)
+        }
     }
 }
 
@@ -91,8 +94,14 @@ impl Task for Backup {
     async fn run(&self, due: Time, cancel: &Cancel) -> Ended {
         let ctx = self.ctx.with_cancel(cancel.clone());
         let patience = job::Patience { retries: self.job.retries, unattended: true };
-        let options =
-            job::Options { why: job::Why::Due(due), patience, retain: true, memory: self.memory, metrics: Some(self.metrics.clone()), ..job::Options::asked(&self.job) };
+        let options = job::Options {
+            why: job::Why::Due(due),
+            patience,
+            retain: true,
+            memory: self.memory,
+            metrics: Some(self.metrics.clone()),
+            ..job::Options::asked(&self.job)
+        };
         match job::run(&ctx, &self.job, &options).await {
             Ok(job::Outcome::Already(begun)) => {
                 tracing::info!("done already by another process, which began at {begun}");

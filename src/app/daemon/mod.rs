@@ -64,7 +64,8 @@ pub async fn run(settings: Settings, options: Options, clock: Arc<dyn Clock>, st
     let (events, inbox) = mpsc::channel(1);
     let builder = entries::Builder { clock: clock.clone(), metrics: metrics.clone(), http: settings.http.clone() };
     let first = builder.build(settings)?;
-    let watch = options.origin.map(|origin| tokio::spawn(reload::watch(origin, builder, events.clone(), hang_up, metrics.clone())));
+    let watch =
+        options.origin.map(|origin| tokio::spawn(reload::watch(origin, builder, events.clone(), hang_up, metrics.clone())));
     // Held, so that the loop's inbox stays open where nothing is watched.
     let _events = events;
     let ended = turn::Turn::new(clock, health, metrics).run(first, inbox, stop, options.grace).await;

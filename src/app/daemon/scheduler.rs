@@ -102,12 +102,14 @@ impl<T: Clone> Scheduler<T> {
                 None => {
                     new.push(entry.name.clone());
                     let name = entry.name.clone();
-                    let state = State { entry, last: None, unknown_since: Some(now), running: None, not_before: None, gone: false };
+                    let state =
+                        State { entry, last: None, unknown_since: Some(now), running: None, not_before: None, gone: false };
                     self.jobs.insert(name, state);
                 }
             }
         }
-        let gone: Vec<String> = self.jobs.iter().filter(|(n, s)| !s.gone && !names.contains(*n)).map(|(n, _)| n.clone()).collect();
+        let gone: Vec<String> =
+            self.jobs.iter().filter(|(n, s)| !s.gone && !names.contains(*n)).map(|(n, _)| n.clone()).collect();
         for name in &gone {
             match self.jobs.get_mut(name) {
                 Some(state) if state.running.is_some() => state.gone = true,
@@ -127,7 +129,8 @@ impl<T: Clone> Scheduler<T> {
 
     /// The jobs to start now; they count as running from here on.
     pub(super) fn due(&mut self, now: Time) -> Vec<Due<T>> {
-        let mut ready: Vec<(Start, String)> = self.plans(now).filter(|(_, start)| start.at <= now).map(|(name, start)| (start, name.to_owned())).collect();
+        let mut ready: Vec<(Start, String)> =
+            self.plans(now).filter(|(_, start)| start.at <= now).map(|(name, start)| (start, name.to_owned())).collect();
         // The longest overdue first.
         ready.sort_by(|(a, an), (b, bn)| (a.due, an).cmp(&(b.due, bn)));
         let mut out = Vec::new();

@@ -49,7 +49,13 @@ struct World {
 impl World {
     fn new() -> Arc<Self> {
         let clock = Arc::new(PausedClock(tokio::time::Instant::now(), t(START)));
-        Arc::new(Self { clock, done: Mutex::default(), leases: Mutex::default(), log: Mutex::default(), at_once: Mutex::default() })
+        Arc::new(Self {
+            clock,
+            done: Mutex::default(),
+            leases: Mutex::default(),
+            log: Mutex::default(),
+            at_once: Mutex::default(),
+        })
     }
 
     fn say(&self, what: &str) {
@@ -119,7 +125,14 @@ impl Task for Fake {
 }
 
 fn fake(world: &Arc<World>, name: &str) -> Fake {
-    Fake { world: world.clone(), name: name.into(), by: 1, takes: Duration::from_secs(60), fails: false, answers_from: t("1970-01-01T00:00:00Z") }
+    Fake {
+        world: world.clone(),
+        name: name.into(),
+        by: 1,
+        takes: Duration::from_secs(60),
+        fails: false,
+        answers_from: t("1970-01-01T00:00:00Z"),
+    }
 }
 
 fn entry(text: &str, fake: Fake) -> Entry<Arc<dyn Task>> {
@@ -157,7 +170,16 @@ async fn a_missed_run_is_caught_up_once_and_the_next_comes_on_time() {
     let names = ["a/missed", "a/fresh", "a/first"];
     let d = daemon(&world, loaded(names.iter().map(|n| entry("0 2 * * *", fake(&world, n))).collect()));
     hours(2).await;
-    assert_eq!(world.said(), ["01:30:00 a/first begins", "01:30:00 a/missed begins", "02:00:00 a/first begins", "02:00:00 a/fresh begins", "02:00:00 a/missed begins"]);
+    assert_eq!(
+        world.said(),
+        [
+            "01:30:00 a/first begins",
+            "01:30:00 a/missed begins",
+            "02:00:00 a/first begins",
+            "02:00:00 a/fresh begins",
+            "02:00:00 a/missed begins"
+        ]
+    );
     d.stop.cancel();
     d.ended.await.unwrap().unwrap();
 }
@@ -166,9 +188,24 @@ async fn a_missed_run_is_caught_up_once_and_the_next_comes_on_time() {
 async fn what_cannot_be_known_is_not_caught_up_but_the_schedule_goes_on() {
     let world = World::new();
     let silent = Fake { answers_from: t("2026-11-21T04:10:00Z"), ..fake(&world, "a/silent") };
-    let d = daemon(&world, loaded(vec![entry("0 2,4 * * *", silent), entry("every 1h", Fake { answers_from: t("2027-01-01T00:00:00Z"), ..fake(&world, "a/every") })]));
+    let d = daemon(
+        &world,
+        loaded(vec![
+            entry("0 2,4 * * *", silent),
+            entry("every 1h", Fake { answers_from: t("2027-01-01T00:00:00Z"), ..fake(&world, "a/every") }),
+        ]),
+    );
     hours(4).await;
-    assert_eq!(world.said(), ["02:00:00 a/silent begins", "02:30:00 a/every begins", "03:30:00 a/every begins", "04:00:00 a/silent begins", "04:30:00 a/every begins"]);
+    assert_eq!(
+        world.said(),
+        [
+            "02:00:00 a/silent begins",
+            "02:30:00 a/every begins",
+            "03:30:00 a/every begins",
+            "04:00:00 a/silent begins",
+            "04:30:00 a/every begins"
+        ]
+    );
     drop(d);
 }
 
@@ -220,7 +257,16 @@ async fn a_job_does_not_overlap_itself_and_failures_wait_for_their_next_time() {
     assert_eq!(
         world.said(),
         // The run due at 03:00 begins when the one before has ended; that due at 04:00 while it runs is one with 05:00.
-        ["02:00:00 a/bad begins", "02:00:00 a/long begins", "02:01:00 a/bad fails", "03:00:00 a/bad begins", "03:01:00 a/bad fails", "03:30:00 a/long begins", "04:00:00 a/bad begins", "04:01:00 a/bad fails"]
+        [
+            "02:00:00 a/bad begins",
+            "02:00:00 a/long begins",
+            "02:01:00 a/bad fails",
+            "03:00:00 a/bad begins",
+            "03:01:00 a/bad fails",
+            "03:30:00 a/long begins",
+            "04:00:00 a/bad begins",
+            "04:01:00 a/bad fails"
+        ]
     );
     drop(d);
 }
@@ -233,7 +279,8 @@ async fn two_daemons_run_each_job_once() {
     let _two = daemon(&world, loaded(entries(2)));
     hours(3).await;
     let said = world.said();
-    let want: Vec<String> = ["01:30", "02:00", "03:00", "04:00"].iter().flat_map(|at| ["x", "y"].map(|j| format!("{at}:00 a/{j} begins"))).collect();
+    let want: Vec<String> =
+        ["01:30", "02:00", "03:00", "04:00"].iter().flat_map(|at| ["x", "y"].map(|j| format!("{at}:00 a/{j} begins"))).collect();
     assert_eq!(said, want);
 }
 
@@ -256,9 +303,21 @@ async fn a_new_configuration_is_taken_over_while_jobs_run() {
     let d = daemon(&world, loaded(vec![entry("every 1h", long("a/stays")), entry("every 1h", long("a/goes"))]));
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert!(d.text().contains("strongroom_job_running{tenant=\"a\",job=\"goes\"} 1"));
-    d.events.send(Event::Replace(loaded(vec![entry("every 2h", long("a/stays")), entry("every 1h", fake(&world, "a/new"))]))).await.unwrap();
+    d.events
+        .send(Event::Replace(loaded(vec![entry("every 2h", long("a/stays")), entry("every 1h", fake(&world, "a/new"))])))
+        .await
+        .unwrap();
     hours(2).await;
-    assert_eq!(world.said(), ["01:30:00 a/goes begins", "01:30:00 a/stays begins", "01:31:00 a/new begins", "02:31:00 a/new begins", "03:30:00 a/stays begins"]);
+    assert_eq!(
+        world.said(),
+        [
+            "01:30:00 a/goes begins",
+            "01:30:00 a/stays begins",
+            "01:31:00 a/new begins",
+            "02:31:00 a/new begins",
+            "03:30:00 a/stays begins"
+        ]
+    );
     assert!(!d.text().contains("goes"), "{}", d.text());
     assert!(d.text().contains("strongroom_jobs 2"));
     d.stop.cancel();
@@ -269,7 +328,8 @@ async fn a_new_configuration_is_taken_over_while_jobs_run() {
 #[tokio::test(start_paused = true)]
 async fn a_panic_ends_its_run_only() {
     let world = World::new();
-    let d = daemon(&world, loaded(vec![entry("0 * * * *", fake(&world, "x/panics")), entry("0 * * * *", fake(&world, "x/fine"))]));
+    let d =
+        daemon(&world, loaded(vec![entry("0 * * * *", fake(&world, "x/panics")), entry("0 * * * *", fake(&world, "x/fine"))]));
     hours(1).await;
     assert_eq!(world.said().iter().filter(|s| s.contains("x/fine")).count(), 2);
     assert_eq!(world.said().iter().filter(|s| s.contains("x/panics")).count(), 2);
@@ -294,7 +354,12 @@ impl Task for Deaf {
 #[tokio::test(start_paused = true)]
 async fn the_grace_period_ends() {
     let world = World::new();
-    let entry = Entry { name: "a/deaf".into(), store: "s".into(), schedule: schedule("every 1h", "a/deaf"), task: Arc::new(Deaf) as Arc<dyn Task> };
+    let entry = Entry {
+        name: "a/deaf".into(),
+        store: "s".into(),
+        schedule: schedule("every 1h", "a/deaf"),
+        task: Arc::new(Deaf) as Arc<dyn Task>,
+    };
     let d = daemon(&world, loaded(vec![entry]));
     tokio::time::sleep(Duration::from_secs(5)).await;
     let before = tokio::time::Instant::now();
@@ -314,7 +379,8 @@ fn waking_is_planned_for_what_is_not_held_up() {
     let now = t(START);
     let mut s = Scheduler::new(Limits { total: 1, per_store: 1 });
     let entry = |name: &str, text: &str| Entry { name: name.into(), store: "s".into(), schedule: schedule(text, name), task: () };
-    let (new, gone) = s.replace(vec![entry("a/x", "0 2 * * *"), entry("a/y", "0 3 * * *")], Limits { total: 1, per_store: 1 }, now);
+    let (new, gone) =
+        s.replace(vec![entry("a/x", "0 2 * * *"), entry("a/y", "0 3 * * *")], Limits { total: 1, per_store: 1 }, now);
     assert_eq!((new.len(), gone.len()), (2, 0));
     assert_eq!(s.wake(now), Some(t("2026-11-21T02:00:00Z")));
     s.learned("a/x", None);

@@ -108,7 +108,13 @@ impl Turn {
     ///
     /// # Errors
     /// [`Kind::Cancelled`] if something still ran at the end of `grace`.
-    pub(super) async fn run(mut self, first: Loaded, mut events: mpsc::Receiver<Event>, stop: Cancel, grace: Duration) -> Result<()> {
+    pub(super) async fn run(
+        mut self,
+        first: Loaded,
+        mut events: mpsc::Receiver<Event>,
+        stop: Cancel,
+        grace: Duration,
+    ) -> Result<()> {
         self.replace(first);
         self.health.ready();
         loop {
@@ -168,7 +174,8 @@ impl Turn {
         }
         let at_once = Arc::clone(&self.at_once);
         let span = tracing::info_span!("lookup", job = name);
-        self.lookups.spawn(async move { lookup(task, at_once, stop).await.map(|last| Told { name, number, last }) }.instrument(span));
+        self.lookups
+            .spawn(async move { lookup(task, at_once, stop).await.map(|last| Told { name, number, last }) }.instrument(span));
     }
 
     fn start(&mut self, due: Due<Arc<dyn Task>>, now: Time) {
@@ -273,7 +280,9 @@ async fn lookup(task: Arc<dyn Task>, at_once: Arc<Semaphore>, stop: Cancel) -> O
             Err(e) => {
                 let report = e.report();
                 if said != report {
-                    tracing::error!("cannot find out when this job last succeeded, so missed runs are not caught up yet: {report}");
+                    tracing::error!(
+                        "cannot find out when this job last succeeded, so missed runs are not caught up yet: {report}"
+                    );
                     said = report;
                 }
             }

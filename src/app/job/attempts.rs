@@ -45,7 +45,12 @@ impl Patience {
 
 /// Runs `attempt` until it succeeds, fails for good, or as many more attempts have failed as `patience` allows. Returns
 /// the number of attempts beyond the first too. `name` spreads the pauses of different jobs.
-pub(super) async fn run<T, F: Future<Output = Result<T>>>(name: &str, patience: Patience, cancel: &Cancel, mut attempt: impl FnMut() -> F) -> (Result<T>, u64) {
+pub(super) async fn run<T, F: Future<Output = Result<T>>>(
+    name: &str,
+    patience: Patience,
+    cancel: &Cancel,
+    mut attempt: impl FnMut() -> F,
+) -> (Result<T>, u64) {
     let (mut failed, mut waited) = (0u32, Duration::ZERO);
     loop {
         let error = match attempt().await {
@@ -130,7 +135,10 @@ mod tests {
             stop.cancel();
         });
         let begun = tokio::time::Instant::now();
-        let (done, _) = run::<(), _>("a/b", Patience { retries: 5, unattended: true }, &cancel, || async { Err(Error::new(Kind::Failed, "the disk is full")) }).await;
+        let (done, _) = run::<(), _>("a/b", Patience { retries: 5, unattended: true }, &cancel, || async {
+            Err(Error::new(Kind::Failed, "the disk is full"))
+        })
+        .await;
         let error = done.unwrap_err();
         assert_eq!((error.kind(), begun.elapsed().as_secs()), (Kind::Cancelled, 3));
         assert!(error.report().contains("the disk is full"));

@@ -47,7 +47,9 @@ pub(super) async fn acquire(store: &Arc<dyn Store>, job: &JobName, lost: &Cancel
     let taken = Lease::acquire_or_inherit(Arc::clone(store), key.clone(), &owner, TTL, &mut rng, &is_dead).await.context(what)?;
     let Some(lease) = taken else {
         let holder = lease::peek(store.as_ref(), &key).await.context(what)?;
-        return Ok(Asked::Elsewhere(holder.map_or_else(|| "another process".to_owned(), |h| format!("{} since {}", h.owner, h.acquired))));
+        return Ok(Asked::Elsewhere(
+            holder.map_or_else(|| "another process".to_owned(), |h| format!("{} since {}", h.owner, h.acquired)),
+        ));
     };
     let (stop, stopped) = oneshot::channel();
     let task = tokio::spawn(keep(lease, stopped, lost.clone()));
@@ -68,7 +70,9 @@ fn pid_space() -> String {
 /// Whether an owner is a process of this machine that is gone. Where that cannot be told, it is not.
 fn is_dead(owner: &str) -> bool {
     let holder = lock_holder();
-    let of_here = owner.strip_prefix(&format!("{} (pid ", holder.hostname)).and_then(|rest| rest.strip_suffix(&format!(", {})", pid_space())));
+    let of_here = owner
+        .strip_prefix(&format!("{} (pid ", holder.hostname))
+        .and_then(|rest| rest.strip_suffix(&format!(", {})", pid_space())));
     let Some(pid) = of_here.and_then(|pid| pid.parse::<u32>().ok()) else { return false };
     // Our own number on a lease that we ask for is another run of this process, which is alive.
     pid != holder.pid && std::path::Path::new("/proc/self").exists() && !std::path::Path::new(&format!("/proc/{pid}")).exists()
@@ -118,7 +122,13 @@ mod tests {
         assert!(!is_dead(&owner()));
         assert!(!is_dead(&format!("{host} (pid 1, {})", pid_space())));
         assert!(is_dead(&format!("{host} (pid 4194999, {})", pid_space())), "beyond the largest number of a process");
-        for other in [format!("elsewhere (pid 4194999, {})", pid_space()), format!("{host} (pid 4194999, pid:[1])"), format!("{host} (pid x, {})", pid_space()), host, String::new()] {
+        for other in [
+            format!("elsewhere (pid 4194999, {})", pid_space()),
+            format!("{host} (pid 4194999, pid:[1])"),
+            format!("{host} (pid x, {})", pid_space()),
+            host,
+            String::new(),
+        ] {
             assert!(!is_dead(&other), "{other}");
         }
     }

@@ -9,5 +9,6 @@ mod attempts;
 mod leased;
 mod run;
 
+pub use crate::store::Counts;
 pub use attempts::Patience;
 pub use run::{Options, Outcome, Why, last_success, run};

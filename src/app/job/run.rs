@@ -49,6 +49,8 @@ pub struct Options {
     pub memory: u64,
     /// Where results are counted.
     pub metrics: Option<JobMetrics>,
+    /// What the run asks of the store is added up here.
+    pub requests: Arc<Counter>,
 }
 
 impl Options {
@@ -56,7 +58,17 @@ impl Options {
     #[must_use]
     pub fn asked(job: &Job) -> Self {
         let patience = Patience { retries: job.retries, unattended: false };
-        Self { why: Why::Asked, patience, retain: false, allow_empty: false, force: false, progress: Arc::default(), metrics: None, memory: 0 }
+        Self {
+            why: Why::Asked,
+            patience,
+            retain: false,
+            allow_empty: false,
+            force: false,
+            progress: Arc::default(),
+            metrics: None,
+            memory: 0,
+            requests: Arc::default(),
+        }
     }
 }
 
@@ -111,13 +123,15 @@ pub async fn run(ctx: &Context, job: &Job, options: &Options) -> Result<Outcome>
     let began = ctx.clock().now();
     let late = Arc::new(AtomicBool::new(false));
     let timer = tokio::spawn(end_after(job.timeout, cancel.clone(), late.clone()));
-    let counter = Arc::new(Counter::default());
-    let (outcome, retries) = leased(ctx, job, &name, options, &counter).await;
+    let counter = &options.requests;
+    let (outcome, retries) = leased(ctx, job, &name, options, counter).await;
     timer.abort();
     let outcome = match outcome {
-        Err(e) if late.load(Relaxed) => Err(Error::new(Kind::Failed, format!("job {name} did not end within {} s and was stopped", job.timeout.as_secs()))
-            .because(e)
-            .hint("Raise the job's `timeout` if it needs longer; what was uploaded is used by the next run.")),
+        Err(e) if late.load(Relaxed) => {
+            Err(Error::new(Kind::Failed, format!("job {name} did not end within {} s and was stopped", job.timeout.as_secs()))
+                .because(e)
+                .hint("Raise the job's `timeout` if it needs longer; what was uploaded is used by the next run."))
+        }
         outcome => outcome,
     };
     if let Some(metrics) = &options.metrics {
@@ -127,7 +141,7 @@ pub async fn run(ctx: &Context, job: &Job, options: &Options) -> Result<Outcome>
             Ok(Outcome::Already(_) | Outcome::Elsewhere(_)) => return outcome,
             Err(e) => Some(e.kind()),
         };
-        let mut run = Run { retries, requests: requests(&counter), ..Run::new("backup", began, ended, failure) };
+        let mut run = Run { retries, requests: requests(counter), ..Run::new("backup", began, ended, failure) };
         if let Ok(Outcome::Backed(report)) = &outcome {
             (run.snapshot, run.end) = (Some(report.started), report.ended);
             (run.read_bytes, run.added_bytes, run.stored_bytes) = (report.bytes_read, report.bytes_added, report.bytes_stored);

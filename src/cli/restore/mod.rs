@@ -3,16 +3,19 @@
 mod volume;
 
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Instant;
 
 use super::Done;
-use super::args::Place;
+use super::args::{LogFormat, Place};
 use super::output;
+use super::progress::{Board, Follower};
 use super::session::Session;
 use crate::app::restore::{self, Source};
 use crate::app::restore_dump::Mode;
 use crate::app::select::{Found, Pick, Reference};
-use crate::app::{restore_command, restore_dump};
+use crate::app::{Context, restore_command, restore_dump};
 use crate::error::{Error, Kind, Result};
 use crate::model::{Selector, TenantName, Time};
 
@@ -129,7 +132,7 @@ pub(super) async fn run(s: &Session, a: Args) -> Result<Done> {
     a.check_options(restore::source_of(&found)?)?;
     match restore::source_of(&found)? {
         Source::Volume => volume::run(s, &a, &found).await,
-        Source::PgDump => dump(s, &a, &found).await,
+        Source::PgDump => dump(s, &ctx, &a, &found).await,
         Source::Command => program_output(s, &a, &found).await,
     }
 }
@@ -185,7 +188,7 @@ impl Args {
     }
 }
 
-async fn dump(s: &Session, a: &Args, found: &Found) -> Result<Done> {
+async fn dump(s: &Session, ctx: &Context, a: &Args, found: &Found) -> Result<Done> {
     let d = &a.dump;
     let mut request = restore_dump::Request::new(a.to()?.parse()?);
     request.mode = match (d.create, d.clean) {
@@ -205,7 +208,10 @@ async fn dump(s: &Session, a: &Args, found: &Found) -> Result<Done> {
     (request.no_owner, request.no_privileges, request.globals) = (d.no_owner, d.no_privileges, d.globals);
     let quiet = a.writes_to_stdout();
     let began = Instant::now();
+    request.client_dirs = restore::client_dirs(ctx, found);
+    let follower = follow(s, found, &request.progress);
     let done = restore_dump::run(found, request, &s.cancel).await?;
+    drop(follower);
     output::warn(&done.warnings);
     if quiet {
         return Ok(Done::Ok);
@@ -230,7 +236,10 @@ async fn program_output(s: &Session, a: &Args, found: &Found) -> Result<Done> {
     };
     let quiet = target == restore_command::Target::Output;
     let began = Instant::now();
-    let done = restore_command::run(found, restore_command::Request::new(target), &s.cancel).await?;
+    let request = restore_command::Request::new(target);
+    let follower = follow(s, found, &request.progress);
+    let done = restore_command::run(found, request, &s.cancel).await?;
+    drop(follower);
     if quiet {
         return Ok(Done::Ok);
     }
@@ -241,6 +250,10 @@ async fn program_output(s: &Session, a: &Args, found: &Found) -> Result<Done> {
         summary(t, found, done.bytes, began);
     })?;
     Ok(Done::Ok)
+}
+
+fn follow(s: &Session, found: &Found, done: &Arc<AtomicU64>) -> Follower {
+    Board::new(s.global.quiet, s.global.log_format == LogFormat::Json).follow_bytes(found.label(), done.clone(), found.bytes())
 }
 
 /// `{snapshot, time, tenant, job, source, result}`.

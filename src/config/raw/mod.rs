@@ -1,7 +1,7 @@
 //! The configuration as it is written: one struct a block, every field optional, nothing checked.
 //!
 //! These structs are the one list of names: the JSON Schema is made from them, unknown keys are told by that schema,
-//! and what is required or in range is decided in [`super::validate`]. The doc comments are the schema's descriptions.
+//! and what is required or in range is decided in `config::validate`. The doc comments are the schema's descriptions.
 
 mod job;
 mod repository;
@@ -14,7 +14,9 @@ use serde::Deserialize;
 pub use job::{
     RawCommand, RawHook, RawHooks, RawJob, RawKeep, RawOnChange, RawPgBase, RawPgDump, RawPgWal, RawPolicy, RawVolume,
 };
-pub use repository::{RawAzure, RawAzureAuth, RawChecksum, RawRepository, RawS3, RawSecret, RawSecretOrText, RawSse};
+pub use repository::{
+    RawAccessTier, RawAzure, RawAzureAuth, RawChecksum, RawRepository, RawS3, RawSecret, RawSecretOrText, RawSse, RawTimeouts,
+};
 
 /// The whole file.
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
@@ -82,9 +84,9 @@ pub struct RawLimits {
     pub jobs: Option<i64>,
     /// Jobs that run at the same time on one store. Default: as many as `jobs`.
     pub jobs_per_store: Option<i64>,
-    /// Upload rate: `200MiB/s`. 0, the default, is no limit.
+    /// Rate at which is written to each store: `200MiB/s`. 0, the default, is no limit.
     pub upload: Option<RawSize>,
-    /// Rate at which sources are read. 0, the default, is no limit.
+    /// Rate at which stores are read, by restores and checks above all. 0, the default, is no limit.
     pub read: Option<RawSize>,
     /// Times of day in which no scheduled run starts: `["08:00-18:00"]`.
     pub quiet_hours: Option<Vec<String>>,

@@ -21,6 +21,8 @@ pub struct RawRepository {
     pub azure: Option<RawAzure>,
     /// Whether plain `http://` endpoints may be used. Default: false.
     pub allow_http: Option<bool>,
+    /// How long the store may take.
+    pub timeouts: Option<RawTimeouts>,
     /// zstd level of new data, 1 (fast) to 19 (small). Default: 1.
     pub compression: Option<i64>,
 }
@@ -50,6 +52,8 @@ pub struct RawS3 {
     pub secret_access_key: Option<RawSecret>,
     /// Session token of temporary keys.
     pub session_token: Option<RawSecret>,
+    /// Whether the server honours conditional writes. Default: true. `strongroom doctor` finds out.
+    pub conditional_puts: Option<bool>,
 }
 
 /// Which checksums are sent with S3 requests.
@@ -57,12 +61,12 @@ pub struct RawS3 {
 #[serde(rename_all = "snake_case")]
 #[schemars(rename = "Checksum")]
 pub enum RawChecksum {
-    /// `when_required` where an endpoint is set, else what AWS recommends.
+    /// `when_required` where an endpoint of another server is set, else `always`.
     Auto,
     /// Only where the operation demands it, for servers that know no newer checksums.
     WhenRequired,
-    /// With every request that supports it.
-    WhenSupported,
+    /// With every upload, and checked on every download where the store has one.
+    Always,
 }
 
 /// Server-side encryption of an S3 bucket: one of the two.
@@ -83,20 +87,42 @@ pub struct RawSse {
 pub struct RawAzure {
     /// Storage account.
     pub account: Option<String>,
-    /// How to prove who we are. Default: `shared_key` or `sas` where one is given, else `workload_identity`.
+    /// How to prove who we are. Default: `shared_key`, `sas` or `client_secret` where one is given, else `environment`.
     pub auth: Option<RawAzureAuth>,
     /// The account's key, for `shared_key`.
     pub key: Option<RawSecret>,
     /// A shared access signature, for `sas`.
     pub sas: Option<RawSecret>,
-    /// Client id of a user-assigned identity.
+    /// Directory (tenant) id of Entra, for `client_secret` and, where the environment does not tell it, `workload_identity`.
+    pub tenant_id: Option<String>,
+    /// Client (application) id; of a user-assigned identity for `managed_identity`.
     pub client_id: Option<String>,
-    /// Another server than `https://<account>.blob.core.windows.net`: the URL up to and including the account.
+    /// The application's secret, for `client_secret`.
+    pub client_secret: Option<RawSecret>,
+    /// The projected token, for `workload_identity`, where the environment does not tell it.
+    pub token_file: Option<String>,
+    /// Where tokens come from instead of `https://login.microsoftonline.com/`.
+    pub authority: Option<String>,
+    /// Another server than `https://<account>.blob.core.windows.net`: the URL up to and including the account. Tokens go there
+    /// only if it was named with `--trust-endpoint` when the process started.
     pub endpoint: Option<String>,
-    /// Access tier of packs: `Hot`, `Cool` or `Cold`. Default: the account's.
-    pub access_tier: Option<String>,
+    /// Access tier of packs. Default: the account's.
+    pub access_tier: Option<RawAccessTier>,
     /// A PEM file with the certificate authority that signed the endpoint's certificate.
     pub ca_file: Option<String>,
+}
+
+/// Access tiers that can be read at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(rename = "AccessTier")]
+pub enum RawAccessTier {
+    /// For data that is read often.
+    Hot,
+    /// Kept at least 30 days.
+    Cool,
+    /// Kept at least 90 days.
+    Cold,
 }
 
 /// How to prove who we are to Azure.
@@ -104,14 +130,31 @@ pub struct RawAzure {
 #[serde(rename_all = "snake_case")]
 #[schemars(rename = "AzureAuth")]
 pub enum RawAzureAuth {
+    /// What the environment offers: workload identity, a client secret, else managed identity.
+    Environment,
     /// The token that Kubernetes projects into the pod.
     WorkloadIdentity,
     /// The identity of the machine.
     ManagedIdentity,
+    /// An application with a secret.
+    ClientSecret,
     /// The account's key.
     SharedKey,
     /// A shared access signature.
     Sas,
+}
+
+/// How long the store may take.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(rename = "Timeouts")]
+pub struct RawTimeouts {
+    /// One operation with all its retries; large objects get more. Default: 5m.
+    pub operation: Option<String>,
+    /// Opening a connection. Default: 10s.
+    pub connect: Option<String>,
+    /// Silence in the middle of an exchange. Default: 30s.
+    pub idle: Option<String>,
 }
 
 /// Where a secret is kept: exactly one of the four. `{tenant}` and `{environment}` are filled in.

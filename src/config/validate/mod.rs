@@ -1,9 +1,11 @@
 //! Raw → settings. Pure: no file, no network, no environment is looked at. Goes on after a mistake and reports all.
 
 mod job;
+mod overlap;
 mod repository;
 mod secret;
 mod source;
+mod store;
 mod when;
 
 use std::collections::BTreeMap;
@@ -14,15 +16,14 @@ use super::raw::{RawConfig, RawHttp, RawLimits, RawSize, RawTenant};
 use super::settings::{Http, Limits, Settings, Tenant};
 use super::text::join;
 use crate::model::{Environment, JobName, TenantName};
+use crate::runtime::memory::LEAST_BUDGET;
 use crate::schedule::QuietHours;
-
-/// The smallest budget with which everything works.
-const LEAST_MEMORY: u64 = 64 << 20;
 
 /// `None` exactly if a mistake was found.
 pub(crate) fn validate(raw: &RawConfig, out: &mut Collector<'_>) -> Option<Settings> {
     let environment = name::<Environment>(raw.environment.as_deref().unwrap_or("production"), "environment", out);
     let policies = job::policies(&raw.policies, out);
+    let rates = rates(raw.limits.as_ref(), out);
     let mut commands = Vec::new();
     let mut tenants = BTreeMap::new();
     if raw.tenants.is_empty() && !out.is_bad("tenants") {
@@ -35,13 +36,13 @@ pub(crate) fn validate(raw: &RawConfig, out: &mut Collector<'_>) -> Option<Setti
         let Some(stand_in) = tenant_name.clone().or_else(|| "x".parse().ok()) else { continue };
         let env = environment.as_ref().map_or("production", Environment::as_str);
         let mut names = secret::Names { environment: env, tenant: &stand_in, commands: &mut commands };
-        let made = one_tenant(raw, tenant, &path, &policies, &mut names, out);
+        let made = one_tenant(raw, tenant, &path, (&policies, rates), &mut names, out);
         if let (Some(name), Some(tenant)) = (tenant_name, made) {
             tenants.insert(name, tenant);
         }
     }
     repository::check_unused_default(raw, out);
-    repository::check_overlap(&tenants, out);
+    overlap::check(&tenants, out);
     let http = http(raw.http.as_ref(), out);
     let limits = limits(raw.limits.as_ref(), out);
     let cache_dir = raw.cache_dir.as_ref().map(PathBuf::from);
@@ -56,11 +57,11 @@ fn one_tenant(
     raw: &RawConfig,
     tenant: &RawTenant,
     path: &str,
-    policies: &job::Policies,
+    (policies, rates): (&job::Policies, store::Rates),
     names: &mut secret::Names<'_>,
     out: &mut Collector<'_>,
 ) -> Option<Tenant> {
-    let repository = repository::repository(raw.repository.as_ref(), tenant.repository.as_ref(), path, names, out);
+    let repository = repository::repository(raw.repository.as_ref(), tenant.repository.as_ref(), path, rates, names, out);
     let mut jobs = BTreeMap::new();
     for (key, job) in &tenant.jobs {
         let path = join(&format!("{path}.jobs"), key);
@@ -105,17 +106,22 @@ fn limits(raw: Option<&RawLimits>, out: &mut Collector<'_>) -> Option<Limits> {
     let none = RawLimits::default();
     let raw = raw.unwrap_or(&none);
     let memory = size(raw.memory.as_ref(), "limits.memory", false, out);
-    if memory.is_some_and(|m| m < LEAST_MEMORY) {
-        out.add_hint("limits.memory", "too small", "Give it at least 64MiB; the default is 256MiB.");
+    if memory.is_some_and(|m| m < LEAST_BUDGET) {
+        out.add_hint("limits.memory", "too small", format!("Give it at least {}MiB; the default is 256MiB.", LEAST_BUDGET >> 20));
     }
     let jobs = count(raw.jobs, "limits.jobs", 1, 1_000, out).map_or(4, |n| n as usize);
     let per_store = count(raw.jobs_per_store, "limits.jobs_per_store", 1, 1_000, out).map_or(jobs, |n| n as usize);
-    let upload = size(raw.upload.as_ref(), "limits.upload", true, out).filter(|n| *n > 0);
-    let read = size(raw.read.as_ref(), "limits.read", true, out).filter(|n| *n > 0);
     let windows = raw.quiet_hours.as_deref().unwrap_or_default();
     let quiet_hours = QuietHours::parse(windows, raw.timezone.as_deref());
     let quiet_hours = quiet_hours.map_err(|e| out.add_error("limits.quiet_hours", &e)).ok();
-    Some(Limits { memory, jobs, jobs_per_store: per_store, upload, read, quiet_hours: quiet_hours? })
+    Some(Limits { memory, jobs, jobs_per_store: per_store, quiet_hours: quiet_hours? })
+}
+
+fn rates(raw: Option<&RawLimits>, out: &mut Collector<'_>) -> store::Rates {
+    let Some(raw) = raw else { return store::Rates::default() };
+    let upload = size(raw.upload.as_ref(), "limits.upload", true, out).unwrap_or(0);
+    let read = size(raw.read.as_ref(), "limits.read", true, out).unwrap_or(0);
+    store::Rates { upload, read }
 }
 
 fn size(raw: Option<&RawSize>, path: &str, rate: bool, out: &mut Collector<'_>) -> Option<u64> {

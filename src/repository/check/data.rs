@@ -20,7 +20,7 @@ use crate::runtime::Cancel;
 use crate::store::Key;
 
 /// Bytes read with one request, unless a single blob is larger.
-const RANGE: u64 = 8 << 20;
+const RANGE: u64 = 4 << 20;
 
 /// Which packs a check reads.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -113,7 +113,9 @@ pub(super) fn read(
                         });
                         match read {
                             Ok(()) => {}
-                            Err(e) if matches!(e.kind(), Kind::Corrupt | Kind::NotFound) => add(findings, Finding::error(format!("pack {id}: {}", e.chain()))),
+                            Err(e) if matches!(e.kind(), Kind::Corrupt | Kind::NotFound) => {
+                                add(findings, Finding::error(format!("pack {id}: {}", e.chain())))
+                            }
                             Err(e) => return Err(e),
                         }
                         progress.packs.fetch_add(1, Relaxed);
@@ -149,7 +151,11 @@ fn pack(repo: &Repository, id: &Id, blobs: &[PackedBlob], codec: &mut Codec, pro
         for blob in rest {
             let place = blob.entry.place;
             if u64::from(place.offset) != end {
-                return Err(damaged(format!("blob {} is at {} in the index, and the one before it ends at {end}", blob.entry.id.short(), place.offset)));
+                return Err(damaged(format!(
+                    "blob {} is at {} in the index, and the one before it ends at {end}",
+                    blob.entry.id.short(),
+                    place.offset
+                )));
             }
             if count > 0 && end + u64::from(place.length) - start > RANGE {
                 break;
@@ -175,7 +181,8 @@ fn pack(repo: &Repository, id: &Id, blobs: &[PackedBlob], codec: &mut Codec, pro
     }
     let same = |a: &IndexedBlob, b: &PackedBlob| {
         let place = b.entry.place;
-        (a.id, a.kind, a.offset, a.length, a.uncompressed_length) == (b.entry.id, b.kind, place.offset, place.length, place.uncompressed)
+        (a.id, a.kind, a.offset, a.length, a.uncompressed_length)
+            == (b.entry.id, b.kind, place.offset, place.length, place.uncompressed)
     };
     let listed = parse_header(repo.key(), header)?;
     if listed.len() != blobs.len() || !listed.iter().zip(blobs).all(|(a, b)| same(a, b)) {

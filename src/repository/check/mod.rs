@@ -7,7 +7,7 @@
 //!
 //! Changes nothing. Hold a shared lock, so that no prune runs meanwhile; backups may.
 //!
-//! Memory: the index (48 B a blob), 4 more bytes a blob where data is read, and about 24 MiB a thread.
+//! Memory: the index (48 B a blob), 4 more bytes a blob where data is read, and about 12 MiB a thread.
 
 mod data;
 mod structure;
@@ -108,7 +108,8 @@ pub fn check(repo: &Repository, options: &CheckOptions, cancel: &Cancel) -> Resu
     // Gives back the tree packs it kept.
     drop(reader);
     if options.read_data != ReadData::None {
-        let present: Vec<u32> = (0u32..).zip(&survey.packs).filter(|(_, facts)| facts.listed.is_some()).map(|(number, _)| number).collect();
+        let present: Vec<u32> =
+            (0u32..).zip(&survey.packs).filter(|(_, facts)| facts.listed.is_some()).map(|(number, _)| number).collect();
         data::read(repo, &index, options.read_data.choose(&index, present), threads, &findings, &options.progress, cancel)?;
     }
     let blobs = (index.entries(BlobType::Data).len() + index.entries(BlobType::Tree).len()) as u64;

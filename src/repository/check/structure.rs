@@ -34,7 +34,9 @@ impl Visit for Structure<'_> {
             None => {
                 self.progress.trees.fetch_add(1, Relaxed);
             }
-            Some(last) if last >= node.name.as_slice() => add(&self.findings, Finding::error(format!("entry {} is out of order or there twice", here()))),
+            Some(last) if last >= node.name.as_slice() => {
+                add(&self.findings, Finding::error(format!("entry {} is out of order or there twice", here())))
+            }
             Some(_) => {}
         }
         let NodeKind::File { size, content } = &node.kind else { return Ok(()) };

@@ -42,7 +42,8 @@ fn here() -> Option<(String, String)> {
     let namespace = std::fs::read_link("/proc/self/ns/pid").ok()?;
     // A mounted /proc of another namespace would show other processes under these numbers.
     let myself = std::fs::read_link("/proc/self").ok()?;
-    (myself.to_str() == Some(&std::process::id().to_string())).then(|| (boot.trim().to_owned(), namespace.to_string_lossy().into_owned()))
+    (myself.to_str() == Some(&std::process::id().to_string()))
+        .then(|| (boot.trim().to_owned(), namespace.to_string_lossy().into_owned()))
 }
 
 /// Field 22 of `stat`, counted after the program's name, which may hold anything.

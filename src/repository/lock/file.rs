@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::dead::ProcessMark;
 use super::STALE_SECONDS;
+use super::dead::ProcessMark;
 use crate::error::{Error, Kind, Result};
 use crate::model::{Id, Time};
 use crate::repository::{Repository, raw};
@@ -103,7 +103,8 @@ pub(in crate::repository) async fn load_all(repo: &Repository, cancel: &Cancel) 
         }
         let mut waits = [1u64, 5, 10].into_iter();
         loop {
-            let loaded = raw::load(repo.store().as_ref(), "locks", &id).await.and_then(|b| raw::decode::<LockFile>(repo.key(), &b));
+            let loaded =
+                raw::load(repo.store().as_ref(), "locks", &id).await.and_then(|b| raw::decode::<LockFile>(repo.key(), &b));
             match loaded {
                 Ok(file) => out.push((id, file)),
                 Err(e) if e.kind() == Kind::NotFound => {}
@@ -125,5 +126,9 @@ pub(in crate::repository) async fn load_all(repo: &Repository, cancel: &Cancel) 
 fn unreadable(id: &Id, e: Error) -> Error {
     let error = e.context(format!("lock {} cannot be read", id.short()));
     // Only damage is helped by removing it.
-    if error.kind() == Kind::Corrupt { error.hint("If no other client is at work, `restic unlock --remove-all` removes it.") } else { error }
+    if error.kind() == Kind::Corrupt {
+        error.hint("If no other client is at work, `restic unlock --remove-all` removes it.")
+    } else {
+        error
+    }
 }

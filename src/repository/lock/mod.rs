@@ -112,8 +112,11 @@ async fn conflict(repo: &Repository, mode: LockMode, own: Option<Id>, cancel: &C
     for (id, file) in load_all(repo, cancel).await? {
         if Some(id) != own && (mode == LockMode::Exclusive || file.exclusive) {
             let stale = if file.is_stale(repo.store().now().await?) { "; it was not refreshed for over 30 minutes" } else { "" };
-            return Err(Error::new(Kind::Locked, format!("the repository at {} is locked {}{stale}", repo.store().location(), file.describe()))
-                .hint("Wait for it to end. If its holder is dead, run `strongroom unlock TENANT`."));
+            return Err(Error::new(
+                Kind::Locked,
+                format!("the repository at {} is locked {}{stale}", repo.store().location(), file.describe()),
+            )
+            .hint("Wait for it to end. If its holder is dead, run `strongroom unlock TENANT`."));
         }
     }
     Ok(())

@@ -50,7 +50,7 @@ fn write_index(prune: &Prune, copied: Vec<IndexedPack>, verify: &dyn Fn() -> Res
             return Ok(());
         }
         verify()?;
-        prune.repo.runtime().block_on(prune.repo.save_index(&IndexFile { packs })).map(drop).context(|| "write the new index")
+        prune.repo.runtime().block_on(prune.repo.save_index(IndexFile { packs })).map(drop).context(|| "write the new index")
     };
     for (number, (fate, facts)) in (0u32..).zip(prune.plan.fates.iter().zip(&survey.packs)) {
         if *fate != Fate::Keep || prune.plan.replaced.get(facts.index_file as usize) != Some(&true) {
@@ -73,7 +73,13 @@ fn describe(prune: &Prune, number: u32) -> IndexedPack {
     let id: Id = index.pack_id(number).unwrap_or_default();
     let blob = |b: crate::repository::by_pack::PackedBlob| {
         let place = b.entry.place;
-        IndexedBlob { id: b.entry.id, kind: b.kind, offset: place.offset, length: place.length, uncompressed_length: place.uncompressed }
+        IndexedBlob {
+            id: b.entry.id,
+            kind: b.kind,
+            offset: place.offset,
+            length: place.length,
+            uncompressed_length: place.uncompressed,
+        }
     };
     IndexedPack { id, blobs: prune.by_pack.blobs(index, number).map(blob).collect() }
 }

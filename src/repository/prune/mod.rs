@@ -106,13 +106,15 @@ impl Prune {
         if lock.mode() != LockMode::Exclusive {
             return Err(Error::new(Kind::Bug, "a prune was started without an exclusive lock"));
         }
-        execute::execute(self, lock, progress, cancel).context(|| format!("prune the repository at {}", self.repo.store().location()))
+        execute::execute(self, lock, progress, cancel)
+            .context(|| format!("prune the repository at {}", self.repo.store().location()))
     }
 }
 
 fn refused(what: &str) -> Error {
-    Error::new(Kind::Corrupt, format!("it cannot be told what is still needed: {what}"))
-        .hint("Nothing was deleted. Run `strongroom check`; once the damage is repaired, or the damaged snapshot removed, prune again.")
+    Error::new(Kind::Corrupt, format!("it cannot be told what is still needed: {what}")).hint(
+        "Nothing was deleted. Run `strongroom check`; once the damage is repaired, or the damaged snapshot removed, prune again.",
+    )
 }
 
 /// Marks the data blobs of every file.
@@ -127,7 +129,11 @@ impl Visit for Used<'_> {
         for id in content {
             let Some(at) = self.index.position(BlobType::Data, id) else {
                 let name = node.display_name();
-                return Err(refused(&format!("blob {id} of file `{}` in tree {} is in no index", name.escape_debug(), tree.short())));
+                return Err(refused(&format!(
+                    "blob {id} of file `{}` in tree {} is in no index",
+                    name.escape_debug(),
+                    tree.short()
+                )));
             };
             self.data.set(at);
         }

@@ -60,6 +60,14 @@ impl Default for PruneOptions {
 }
 
 impl PruneOptions {
+    /// Default options that keep to a memory budget in bytes, of which the index takes its part: two packs and 12 MiB a
+    /// thread come on top of it.
+    #[must_use]
+    pub fn for_memory(budget: u64) -> Self {
+        let small = budget < 512 << 20;
+        Self { pack_size: if small { 8 << 20 } else { 16 << 20 }, threads: usize::from(small), ..Self::default() }
+    }
+
     pub(super) fn threads(&self) -> usize {
         match self.threads {
             0 => std::thread::available_parallelism().map_or(2, usize::from).min(4),
@@ -67,7 +75,7 @@ impl PruneOptions {
         }
     }
 
-    fn size(&self, kind: BlobType) -> u64 {
+    pub(super) fn size(&self, kind: BlobType) -> u64 {
         match kind {
             BlobType::Data => self.pack_size as u64,
             BlobType::Tree => self.tree_pack_size as u64,
@@ -170,7 +178,14 @@ struct Sums {
 ///
 /// # Errors
 /// If a needed blob is only in packs that are missing or of the wrong length.
-pub(super) fn decide(survey: &Survey, by_pack: &ByPack, needed: &Needed<'_>, version: u32, now: Time, options: &PruneOptions) -> Result<Plan> {
+pub(super) fn decide(
+    survey: &Survey,
+    by_pack: &ByPack,
+    needed: &Needed<'_>,
+    version: u32,
+    now: Time,
+    options: &PruneOptions,
+) -> Result<Plan> {
     let index = survey.index.as_ref();
     let packs = survey.packs.len();
     let mut plan = Plan {
@@ -222,7 +237,14 @@ fn sum_up(index: &Index, by_pack: &ByPack, packs: usize, version: u32) -> Vec<Su
 
 /// Marks one copy of each needed blob in `keep` and counts it for its pack. Of several copies that one stays whose pack
 /// is needed most, so that the other packs empty.
-fn choose_copies(index: &Index, kind: BlobType, needed: &Marks, packs: &[PackFacts], sums: &mut [Sums], keep: &Marks) -> Result<()> {
+fn choose_copies(
+    index: &Index,
+    kind: BlobType,
+    needed: &Marks,
+    packs: &[PackFacts],
+    sums: &mut [Sums],
+    keep: &Marks,
+) -> Result<()> {
     let entries = index.entries(kind);
     // Blobs that have one copy decide which packs are needed anyway; then the others follow.
     for copies in [false, true] {
@@ -234,7 +256,10 @@ fn choose_copies(index: &Index, kind: BlobType, needed: &Marks, packs: &[PackFac
                 let chosen = best_copy(run.get(..count).unwrap_or(&[]), packs, sums);
                 let Some((n, entry)) = chosen else {
                     let pack = index.pack_id(first.place.pack).unwrap_or_default();
-                    return Err(refused(&format!("blob {} is needed, and pack {pack} that should hold it is missing or not as long as it should be", first.id)));
+                    return Err(refused(&format!(
+                        "blob {} is needed, and pack {pack} that should hold it is missing or not as long as it should be",
+                        first.id
+                    )));
                 };
                 keep.set(at + n);
                 if let Some(s) = sums.get_mut(entry.place.pack as usize) {

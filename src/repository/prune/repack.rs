@@ -41,8 +41,19 @@ pub(super) struct Repacker<'a> {
 
 impl<'a> Repacker<'a> {
     pub(super) fn new(prune: &'a Prune, lock: &'a RepoLock, progress: &'a Arc<PruneProgress>, cancel: &'a Cancel) -> Self {
-        let open = [BlobType::Data, BlobType::Tree].map(|kind| Mutex::new(PackBuilder::new(kind, Vec::new())));
-        Self { prune, lock, progress, cancel, open, turn: Mutex::default(), pending: Mutex::default() }
+        // With room for the blob that fills it, so that growing never doubles it.
+        let room = |kind| prune.options.size(kind) as usize + (4 << 20);
+        let open =
+            [BlobType::Data, BlobType::Tree].map(|kind| Mutex::new(PackBuilder::new(kind, Vec::with_capacity(room(kind)))));
+        Self {
+            prune,
+            lock,
+            progress,
+            cancel,
+            open,
+            turn: Mutex::new(Vec::with_capacity(room(BlobType::Data))),
+            pending: Mutex::default(),
+        }
     }
 
     /// Copies what is needed of these packs into new ones and writes the index of all new packs but the last few, which
@@ -85,7 +96,8 @@ impl<'a> Repacker<'a> {
         let (index, repo) = (&self.prune.survey.index, &self.prune.repo);
         let id = index.pack_id(number).ok_or_else(|| Error::new(Kind::Bug, "a pack without a number"))?;
         let doing = || format!("copy needed blobs of pack {}", id.short());
-        let blobs: Vec<PackedBlob> = self.prune.by_pack.blobs(index, number).filter(|b| self.prune.plan.keeps(b.kind, b.position)).collect();
+        let blobs: Vec<PackedBlob> =
+            self.prune.by_pack.blobs(index, number).filter(|b| self.prune.plan.keeps(b.kind, b.position)).collect();
         let key = repo.pack_key(&id)?;
         for range in ranges(&blobs) {
             self.cancel.check()?;
@@ -158,7 +170,7 @@ impl<'a> Repacker<'a> {
         // The old index still names the old copies: for a while these blobs are simply there twice.
         repo.runtime().block_on(async {
             self.lock.verify().await?;
-            repo.save_index(&IndexFile { packs: due }).await.map(drop).context(|| "write the index of new packs")
+            repo.save_index(IndexFile { packs: due }).await.map(drop).context(|| "write the index of new packs")
         })?;
         Ok(memory)
     }

@@ -40,7 +40,10 @@ fn paper(packs: &[(BlobType, &[(&str, u32)])], needed: &[&str]) -> Paper {
         facts.push(PackFacts { expected, listed: Some(expected), index_file: number, repeated: false, mixed: false });
         // Large enough not to be merged for being small.
         index_files.push(IndexFileFacts { id: id(&format!("index {number}")), blobs: 20_000 });
-        builder.add(id(&format!("index {number}")), IndexFile { packs: vec![IndexedPack { id: id(&format!("pack {number}")), blobs }] });
+        builder.add(
+            id(&format!("index {number}")),
+            IndexFile { packs: vec![IndexedPack { id: id(&format!("pack {number}")), blobs }] },
+        );
     }
     let index = Arc::new(builder.build());
     let marks = |kind| {
@@ -50,7 +53,15 @@ fn paper(packs: &[(BlobType, &[(&str, u32)])], needed: &[&str]) -> Paper {
     };
     let (data, trees) = (marks(BlobType::Data), marks(BlobType::Tree));
     let snapshots = vec![Snapshot { id: id("snapshot"), file: SnapshotFile::default() }];
-    let survey = Survey { snapshots, index, packs: facts, index_files, orphans: Vec::new(), findings: Findings::default(), unreadable: None };
+    let survey = Survey {
+        snapshots,
+        index,
+        packs: facts,
+        index_files,
+        orphans: Vec::new(),
+        findings: Findings::default(),
+        unreadable: None,
+    };
     Paper { survey, data, trees }
 }
 
@@ -75,7 +86,10 @@ const TREE: BlobType = BlobType::Tree;
 
 #[test]
 fn whole_packs_stay_empty_ones_go_the_rest_is_copied() {
-    let paper = paper(&[(DATA, &[("a", 100), ("b", 100)]), (DATA, &[("c", 50)]), (DATA, &[("d", 70), ("e", 30)]), (TREE, &[("t", 10)])], &["a", "b", "d", "t"]);
+    let paper = paper(
+        &[(DATA, &[("a", 100), ("b", 100)]), (DATA, &[("c", 50)]), (DATA, &[("d", 70), ("e", 30)]), (TREE, &[("t", 10)])],
+        &["a", "b", "d", "t"],
+    );
     let plan = paper.plan(&strict());
     assert_eq!(plan.fates, [Fate::Keep, Fate::Delete, Fate::Repack, Fate::Keep]);
     assert_eq!(plan.replaced, [false, true, true, false]);
@@ -95,7 +109,8 @@ fn a_clean_repository_needs_nothing() {
 
 #[test]
 fn unneeded_data_may_stay_up_to_the_limit_and_the_emptiest_pack_goes_first() {
-    let packs: &[(BlobType, &[(&str, u32)])] = &[(DATA, &[("a", 900), ("x", 100)]), (DATA, &[("b", 300), ("y", 700)]), (DATA, &[("c", 600), ("z", 400)])];
+    let packs: &[(BlobType, &[(&str, u32)])] =
+        &[(DATA, &[("a", 900), ("x", 100)]), (DATA, &[("b", 300), ("y", 700)]), (DATA, &[("c", 600), ("z", 400)])];
     let paper = paper(packs, &["a", "b", "c"]);
     let fates = |max_unused| paper.plan(&PruneOptions { max_unused, ..strict() }).fates;
     assert_eq!(fates(MaxUnused::Unlimited), [Fate::Keep; 3]);
@@ -186,7 +201,8 @@ fn packs_described_twice_and_many_small_index_files_lead_to_new_ones() {
     paper.survey.packs[1].repeated = true;
     assert_eq!(paper.plan(&strict()).replaced, [true, true]);
     paper.survey.packs[1].repeated = false;
-    paper.survey.index_files = (0..9).map(|n| IndexFileFacts { id: id(&n.to_string()), blobs: if n < 8 { 5 } else { 40_000 } }).collect();
+    paper.survey.index_files =
+        (0..9).map(|n| IndexFileFacts { id: id(&n.to_string()), blobs: if n < 8 { 5 } else { 40_000 } }).collect();
     assert_eq!(paper.plan(&strict()).replaced, [[true; 8].as_slice(), &[false]].concat());
     paper.survey.index_files[0].blobs = 30_000;
     assert!(paper.plan(&strict()).is_nothing());

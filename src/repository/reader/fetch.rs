@@ -37,7 +37,13 @@ impl Reader {
     ///
     /// # Errors
     /// The first failure; `write` may have been called for any part of the wants by then.
-    pub fn fetch(&self, wants: Vec<Want>, threads: usize, write: &(dyn Fn(u32, u64, &[u8]) -> Result<()> + Sync), cancel: &Cancel) -> Result<()> {
+    pub fn fetch(
+        &self,
+        wants: Vec<Want>,
+        threads: usize,
+        write: &(dyn Fn(u32, u64, &[u8]) -> Result<()> + Sync),
+        cancel: &Cancel,
+    ) -> Result<()> {
         let mut planned = Vec::with_capacity(wants.len());
         for want in wants {
             planned.push(Planned { place: self.place(BlobType::Data, &want.id)?, want });
@@ -51,7 +57,8 @@ impl Reader {
                 scope.spawn(|| {
                     while failure.lock().is_none() {
                         let Some(range) = ranges.get(next.fetch_add(1, Relaxed)) else { return };
-                        let done = cancel.check().and_then(|()| self.fetch_range(planned.get(range.clone()).unwrap_or(&[]), write));
+                        let done =
+                            cancel.check().and_then(|()| self.fetch_range(planned.get(range.clone()).unwrap_or(&[]), write));
                         if let Err(e) = done {
                             failure.lock().get_or_insert(e);
                         }
@@ -74,7 +81,9 @@ impl Reader {
             let mut rest = planned;
             while let Some(p) = rest.first() {
                 let from = (u64::from(p.place.offset) - start) as usize;
-                let stored = bytes.get(from..from + p.place.length as usize).ok_or_else(|| Error::new(Kind::Bug, "a range that misses its blobs"))?;
+                let stored = bytes
+                    .get(from..from + p.place.length as usize)
+                    .ok_or_else(|| Error::new(Kind::Bug, "a range that misses its blobs"))?;
                 let plain = codec.open(self.shared.repo.key(), &p.want.id, stored, p.place.uncompressed)?;
                 let same = rest.iter().take_while(|o| o.place == p.place).count();
                 let (now, later) = rest.split_at(same);
@@ -120,7 +129,15 @@ mod tests {
 
     #[test]
     fn neighbours_share_a_request_until_gap_or_size_end_it() {
-        let p = planned(&[(0, 0, 100), (0, 100, 100), (0, 200 + (128 << 10), 100), (0, 2 << 20, 100), (1, 0, 100), (1, 100, 5 << 20), (1, (5 << 20) + 100, 10)]);
+        let p = planned(&[
+            (0, 0, 100),
+            (0, 100, 100),
+            (0, 200 + (128 << 10), 100),
+            (0, 2 << 20, 100),
+            (1, 0, 100),
+            (1, 100, 5 << 20),
+            (1, (5 << 20) + 100, 10),
+        ]);
         assert_eq!(coalesce(&p), [0..3, 3..4, 4..5, 5..6, 6..7]);
         assert!(coalesce(&[]).is_empty());
     }

@@ -40,7 +40,7 @@ impl FileReader {
     pub(super) fn new(reader: Reader, content: &[Id]) -> Self {
         Self {
             reader,
-            blobs: content.to_vec().into_iter(),
+            blobs: Vec::from(content).into_iter(),
             next: None,
             groups: VecDeque::new(),
             bytes: Bytes::new(),
@@ -78,7 +78,8 @@ impl FileReader {
                 self.next = None;
             }
             let repo = self.reader.shared.repo.clone();
-            let pack = self.reader.shared.index.pack_id(place.pack).ok_or_else(|| Error::new(Kind::Bug, "a pack without a number"))?;
+            let pack =
+                self.reader.shared.index.pack_id(place.pack).ok_or_else(|| Error::new(Kind::Bug, "a pack without a number"))?;
             let key = repo.pack_key(&pack)?;
             let request = repo.runtime().clone().spawn(async move { repo.store().get(&key, Some(base..end)).await });
             self.groups.push_back(Group { blobs, request, base, length: end - base });
@@ -101,7 +102,10 @@ impl FileReader {
         }
         let Some((id, place)) = self.here.pop_front() else { return Ok(false) };
         let from = (u64::from(place.offset) - self.base) as usize;
-        let stored = self.bytes.get(from..from + place.length as usize).ok_or_else(|| Error::new(Kind::Bug, "a range that misses its blobs"))?;
+        let stored = self
+            .bytes
+            .get(from..from + place.length as usize)
+            .ok_or_else(|| Error::new(Kind::Bug, "a range that misses its blobs"))?;
         let plain = &mut self.plain;
         let reader = &self.reader;
         reader.with_codec(|codec| {

@@ -70,7 +70,8 @@ impl Reader {
         let doing = || format!("read directory tree {}", id.short());
         let place = self.place(BlobType::Tree, &id)?;
         let stored = self.shared.trees.read(&self.shared.repo, &self.shared.index, place).context(doing)?;
-        self.with_codec(|codec| tree::visit_tree(codec.open(self.shared.repo.key(), &id, &stored, place.uncompressed)?, visit)).context(doing)
+        self.with_codec(|codec| tree::visit_tree(codec.open(self.shared.repo.key(), &id, &stored, place.uncompressed)?, visit))
+            .context(doing)
     }
 
     /// A blob's content.
@@ -80,7 +81,9 @@ impl Reader {
     pub fn blob(&self, kind: BlobType, id: &Id) -> Result<Bytes> {
         let place = self.place(kind, id)?;
         let stored = self.range(place.pack, u64::from(place.offset), u64::from(place.length))?;
-        self.with_codec(|codec| Ok(Bytes::copy_from_slice(codec.open(self.shared.repo.key(), id, &stored, place.uncompressed)?)))
+        self.with_codec(|codec| {
+            Ok(Bytes::copy_from_slice(codec.open(self.shared.repo.key(), id, &stored, place.uncompressed)?))
+        })
     }
 
     /// A file's content, in order, with read-ahead.
@@ -99,8 +102,9 @@ impl Reader {
 
     fn place(&self, kind: BlobType, id: &Id) -> Result<BlobPlace> {
         self.shared.index.get(kind, id).ok_or_else(|| {
-            Error::new(Kind::Corrupt, format!("blob {id} is in no index"))
-                .hint("Run `strongroom check`. If a pack was lost, `restic repair index` and a new backup may bring the data back.")
+            Error::new(Kind::Corrupt, format!("blob {id} is in no index")).hint(
+                "Run `strongroom check`. If a pack was lost, `restic repair index` and a new backup may bring the data back.",
+            )
         })
     }
 
@@ -110,7 +114,10 @@ impl Reader {
         let key = repo.pack_key(&id)?;
         let bytes = repo.runtime().block_on(repo.store().get(&key, Some(offset..offset + length)))?;
         if bytes.len() as u64 != length {
-            return Err(Error::new(Kind::Corrupt, format!("pack {} is cut short: {} bytes at {offset} instead of {length}", id.short(), bytes.len())));
+            return Err(Error::new(
+                Kind::Corrupt,
+                format!("pack {} is cut short: {} bytes at {offset} instead of {length}", id.short(), bytes.len()),
+            ));
         }
         Ok(bytes)
     }

@@ -205,11 +205,15 @@ fn node(n: NodeJson<'_>, names: &mut Names) -> std::result::Result<Node, String>
     if name.is_empty() || name == b"." || name == b".." || name.contains(&b'/') || name.contains(&0) {
         return Err(format!("an entry has the impossible name `{}`", n.name.escape_debug()));
     }
-    let base64 = |text: &str| BASE64.decode(text).map_err(|e| format!("entry `{}` has a value that is not base64: {e}", n.name.escape_debug()));
+    let base64 = |text: &str| {
+        BASE64.decode(text).map_err(|e| format!("entry `{}` has a value that is not base64: {e}", n.name.escape_debug()))
+    };
     let kind = match n.kind.as_ref() {
         "file" if n.content.is_none() && n.size > 0 => return Err(format!("file `{}` has no content", n.name.escape_debug())),
         "file" => NodeKind::File { size: n.size, content: n.content.unwrap_or_default() },
-        "dir" => NodeKind::Dir { subtree: Some(n.subtree.ok_or_else(|| format!("directory `{}` has no tree", n.name.escape_debug()))?) },
+        "dir" => NodeKind::Dir {
+            subtree: Some(n.subtree.ok_or_else(|| format!("directory `{}` has no tree", n.name.escape_debug()))?),
+        },
         "symlink" => NodeKind::Symlink {
             target: match &n.linktarget_raw {
                 Some(raw) => base64(raw)?,

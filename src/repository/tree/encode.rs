@@ -23,9 +23,16 @@ pub fn encode_tree(nodes: &[Node]) -> Result<Vec<u8>> {
     out.extend_from_slice(b"{\"nodes\":[");
     let mut last: Option<&[u8]> = None;
     for node in nodes {
-        let impossible = node.name.is_empty() || node.name == b"." || node.name == b".." || node.name.contains(&b'/') || node.name.contains(&0);
+        let impossible = node.name.is_empty()
+            || node.name == b"."
+            || node.name == b".."
+            || node.name.contains(&b'/')
+            || node.name.contains(&0);
         if impossible || last.is_some_and(|l| l >= node.name.as_slice()) {
-            return Err(Error::new(Kind::Bug, format!("`{}` cannot follow as an entry of a directory", node.display_name().escape_debug())));
+            return Err(Error::new(
+                Kind::Bug,
+                format!("`{}` cannot follow as an entry of a directory", node.display_name().escape_debug()),
+            ));
         }
         if last.is_some() {
             out.push(b',');

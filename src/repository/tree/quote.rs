@@ -42,13 +42,14 @@ fn quote_char(c: char, out: &mut Vec<u8>) {
         _ => {
             let code = u32::from(c);
             // Writing to memory cannot fail.
-            let _ = if code < 0x80 {
+            let written = if code < 0x80 {
                 write!(out, "\\x{code:02x}")
             } else if code < 0x1_0000 {
                 write!(out, "\\u{code:04x}")
             } else {
                 write!(out, "\\U{code:08x}")
             };
+            written.unwrap_or_default();
             return;
         }
     };

@@ -17,7 +17,10 @@ fn quotes_as_go_does() {
         (&b"a\"b\\c"[..], r#"a\"b\\c"#),
         (b"\x07\x08\x0c\n\r\t\x0b\x00\x1f\x7f", r"\a\b\f\n\r\t\v\x00\x1f\x7f"),
         (b"\xff\xfe-\xc3", r"\xff\xfe-\xc3"),
-        ("a\u{a0}b\u{ad}\u{200b}\u{3000}\u{feff}\u{e000}\u{10ffff}".as_bytes(), r"a\u00a0b\u00ad\u200b\u3000\ufeff\ue000\U0010ffff"),
+        (
+            "a\u{a0}b\u{ad}\u{200b}\u{3000}\u{feff}\u{e000}\u{10ffff}".as_bytes(),
+            r"a\u00a0b\u00ad\u200b\u3000\ufeff\ue000\U0010ffff",
+        ),
         ("ä€😀e\u{301}".as_bytes(), "ä€😀e\u{301}"),
         ("\u{fffd}".as_bytes(), "\u{fffd}"),
     ] {
@@ -47,9 +50,19 @@ fn dir_example() -> Vec<Node> {
         links: 1,
         xattrs: vec![Xattr { name: b"user.x".to_vec(), value: vec![0, 255] }, Xattr { name: b"user.y".to_vec(), value: vec![] }],
     };
-    let node = |name: &[u8], kind| Node { name: name.to_vec(), kind, meta: Metadata { mode: 0o755, ..Metadata::default() }, error: None };
+    let node = |name: &[u8], kind| Node {
+        name: name.to_vec(),
+        kind,
+        meta: Metadata { mode: 0o755, ..Metadata::default() },
+        error: None,
+    };
     vec![
-        Node { name: b"a<\"".to_vec(), kind: NodeKind::File { size: 3, content: vec![Id([1; 32])] }, meta, error: Some("torn".into()) },
+        Node {
+            name: b"a<\"".to_vec(),
+            kind: NodeKind::File { size: 3, content: vec![Id([1; 32])] },
+            meta,
+            error: Some("torn".into()),
+        },
         node(b"b", NodeKind::Dir { subtree: Some(Id([2; 32])) }),
         node(b"c", NodeKind::Symlink { target: b"x\xff".to_vec() }),
         node(b"d", NodeKind::CharDevice { device: 259 }),
@@ -95,7 +108,8 @@ fn trees_of_others_are_read() {
 
 #[test]
 fn a_visit_ends_with_the_first_failure() {
-    let text = r#"{"nodes":[{"name":"a","type":"fifo","user":null},{"name":"b","type":"fifo"},{"name":"c","type":"file","size":3}]}"#;
+    let text =
+        r#"{"nodes":[{"name":"a","type":"fifo","user":null},{"name":"b","type":"fifo"},{"name":"c","type":"file","size":3}]}"#;
     let mut seen = Vec::new();
     let failed = visit_tree(text.as_bytes(), &mut |n| {
         seen.push(n.name);
@@ -144,6 +158,6 @@ proptest! {
 
     #[test]
     fn damaged_trees_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-        let _ = decode_tree(&bytes);
+        drop(decode_tree(&bytes));
     }
 }

@@ -80,7 +80,8 @@ impl FileWriter {
         let mut state = self.slots.state.lock();
         while state.done < self.blobs && !state.failed {
             // Woken by the last blob; the limit is for a lane that was lost with our blob.
-            let lost = self.slots.changed.wait_for(&mut state, Duration::from_secs(1)).timed_out() && self.writer.check().is_err();
+            let lost =
+                self.slots.changed.wait_for(&mut state, Duration::from_secs(1)).timed_out() && self.writer.check().is_err();
             state.failed |= lost;
         }
         if state.failed {

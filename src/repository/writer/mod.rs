@@ -67,17 +67,17 @@ impl Default for WriterOptions {
 impl WriterOptions {
     /// Options whose buffers stay within `budget` bytes for the whole process.
     ///
-    /// Peak ≈ 25 MiB for the program + 48 B a known blob + 24 B a new one + (uploads + 1) packs + tree pack + queue +
-    /// per lane 3 × the largest blob (4 MiB) + per walker one block (8 MiB). At 128 MiB that leaves room for a million
-    /// blobs; the default of 256 MiB only makes packs and queue larger.
+    /// Peak ≈ 25 MiB for the program + 48 B a known blob + 24 B a new one + (uploads + 2) packs + tree pack + queue +
+    /// per lane 4 × the largest blob (3 MiB) + per walker one block (6 MiB): about 110 MiB on two processors, whatever
+    /// the input. A budget of 512 MiB and more buys larger packs, and so fewer requests, and more uploads at a time.
     #[must_use]
     pub fn for_memory(budget: u64, level: i32) -> Self {
-        let small = budget < 192 << 20;
+        let small = budget < 512 << 20;
         Self {
             level,
             pack_size: if small { 8 << 20 } else { 16 << 20 },
             queue_bytes: if small { 8 << 20 } else { 16 << 20 },
-            uploads: if budget >= 512 << 20 { 4 } else { 2 },
+            uploads: if small { 2 } else { 4 },
             ..Self::default()
         }
     }
@@ -216,6 +216,7 @@ impl Writer {
         if options.lanes == 0 {
             options.lanes = std::thread::available_parallelism().map_or(2, usize::from);
         }
+        #[allow(clippy::disallowed_methods, reason = "the gate bounds what waits here, in bytes")]
         let (sender, receiver): (Sender<Job>, Receiver<Job>) = crossbeam_channel::unbounded();
         let shared = Arc::new(Shared {
             packer: upload::Packer::new(lock, &options),

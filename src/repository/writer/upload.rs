@@ -54,7 +54,10 @@ impl Pending {
 impl Packer {
     pub(super) fn new(lock: Option<RepoLock>, options: &WriterOptions) -> Self {
         Self {
-            open: [Mutex::new(PackBuilder::new(BlobType::Data, Vec::new())), Mutex::new(PackBuilder::new(BlobType::Tree, Vec::new()))],
+            open: [
+                Mutex::new(PackBuilder::new(BlobType::Data, Vec::new())),
+                Mutex::new(PackBuilder::new(BlobType::Tree, Vec::new())),
+            ],
             spare: Arc::default(),
             uploads: Arc::new(Semaphore::new(options.uploads)),
             uploads_max: u32::try_from(options.uploads).unwrap_or(1),
@@ -85,7 +88,9 @@ impl Packer {
     fn upload(&self, shared: &Arc<Shared>, pack: PackBuilder) -> Result<()> {
         let sealed = pack.finish(shared.repo.key())?;
         let runtime = shared.repo.runtime().clone();
-        let permit = runtime.block_on(self.uploads.clone().acquire_owned()).map_err(|e| Error::new(Kind::Bug, "uploads were closed").because(e))?;
+        let permit = runtime
+            .block_on(self.uploads.clone().acquire_owned())
+            .map_err(|e| Error::new(Kind::Bug, "uploads were closed").because(e))?;
         let (shared, spare, pending, lock) = (shared.clone(), self.spare.clone(), self.pending.clone(), self.lock.clone());
         runtime.spawn(async move {
             let id = sealed.index.id;
@@ -148,7 +153,9 @@ impl Packer {
             // Frozen between the check and the put, this process may have lost its lock and a stock client may have
             // pruned what the snapshot refers to. Then there must be no snapshot.
             if let Err(lost) = verify(self.lock.as_ref()).await {
-                repo.remove_snapshot(id).await.context(|| format!("take back snapshot {}, whose data may have been pruned", id.short()))?;
+                repo.remove_snapshot(id)
+                    .await
+                    .context(|| format!("take back snapshot {}, whose data may have been pruned", id.short()))?;
                 return Err(lost);
             }
             Ok(id)
@@ -165,5 +172,5 @@ async fn verify(lock: Option<&RepoLock>) -> Result<()> {
 
 async fn write_index(repo: &Repository, lock: Option<&RepoLock>, packs: Vec<IndexedPack>) -> Result<()> {
     verify(lock).await?;
-    repo.save_index(&IndexFile { packs }).await.map(drop).context(|| "write the index")
+    repo.save_index(IndexFile { packs }).await.map(drop).context(|| "write the index")
 }

@@ -108,9 +108,7 @@ pub(super) fn apply_at(
             // Usually there is none.
             rustix::fs::lremovexattr(at.as_slice(), ACCESS_ACL).ok();
         }
-        set_xattrs(job, path, &meta.xattrs, |n, v| {
-            rustix::fs::lsetxattr(at.as_slice(), n, v, XattrFlags::empty())
-        })?;
+        set_xattrs(job, path, &meta.xattrs, |n, v| rustix::fs::lsetxattr(at.as_slice(), n, v, XattrFlags::empty()))?;
     }
     if !is_link {
         // Opened as a mere place, so that neither a reader is waited for nor a device touched, then changed through it.

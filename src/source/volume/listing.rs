@@ -164,8 +164,8 @@ impl Volume {
 
     fn look(&self, dir: &Dir, name: &[u8], listed: FileType) -> std::result::Result<Option<Found>, Problem> {
         let path = || dir.path().join(<std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(name));
-        let stat = rustix::fs::statat(dir.fd(), name, AtFlags::SYMLINK_NOFOLLOW)
-            .map_err(|e| Problem::at(path(), "look at", e))?;
+        let stat =
+            rustix::fs::statat(dir.fd(), name, AtFlags::SYMLINK_NOFOLLOW).map_err(|e| Problem::at(path(), "look at", e))?;
         let kind = FileType::from_raw_mode(stat.st_mode);
         let Some(kind) = FoundKind::of(kind) else {
             return match kind {

@@ -150,12 +150,19 @@ impl Volume {
 
     /// Opens without touching access times where that is allowed. Where too much is open it waits a little for others to
     /// close something.
-    fn open_at<P: rustix::path::Arg + Copy>(&self, dir: impl AsFd, path: P, flags: OFlags) -> rustix::io::Result<rustix::fd::OwnedFd> {
+    fn open_at<P: rustix::path::Arg + Copy>(
+        &self,
+        dir: impl AsFd,
+        path: P,
+        flags: OFlags,
+    ) -> rustix::io::Result<rustix::fd::OwnedFd> {
         loop {
             let no_atime = if self.no_atime.load(Ordering::Relaxed) { OFlags::NOATIME } else { OFlags::empty() };
             match rustix::fs::openat(&dir, path, flags | OFlags::CLOEXEC | no_atime, Mode::empty()) {
                 Err(Errno::PERM) if !no_atime.is_empty() => self.no_atime.store(false, Ordering::Relaxed),
-                Err(Errno::MFILE | Errno::NFILE) if self.waited.fetch_add(1, Ordering::Relaxed) < WAITS => std::thread::sleep(WAIT),
+                Err(Errno::MFILE | Errno::NFILE) if self.waited.fetch_add(1, Ordering::Relaxed) < WAITS => {
+                    std::thread::sleep(WAIT)
+                }
                 other => return other,
             }
         }

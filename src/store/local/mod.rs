@@ -80,7 +80,10 @@ impl LocalStore {
 
     fn new(base: Option<PathBuf>, root: PathBuf, clock: Arc<dyn Clock>) -> Result<Self> {
         if !root.is_absolute() {
-            return Err(Error::new(ErrorKind::Invalid, format!("the store's directory {} is not an absolute path", root.display())));
+            return Err(Error::new(
+                ErrorKind::Invalid,
+                format!("the store's directory {} is not an absolute path", root.display()),
+            ));
         }
         let location = format!("file://{}", root.display());
         Ok(Self(Arc::new(Inner { base, root, location, clock, swept: AtomicBool::new(false) })))
@@ -115,7 +118,7 @@ impl Store for LocalStore {
         let read = move |s: &Inner| {
             let (file, meta) = s.open(&key)?;
             let bytes = s.read_at(&key, &file, 0..meta.len())?;
-            let version = if meta.len() <= HASHED { hash_version(&[bytes.clone()]) } else { stat_version(&meta) };
+            let version = if meta.len() <= HASHED { hash_version(std::slice::from_ref(&bytes)) } else { stat_version(&meta) };
             Ok((bytes, version))
         };
         self.blocking(read).await
@@ -143,7 +146,10 @@ impl Store for LocalStore {
 impl Inner {
     fn path(&self, key: &Key) -> Result<PathBuf> {
         if key.as_str().split('/').any(|segment| segment == TEMP) {
-            return Err(Error::new(ErrorKind::Invalid, format!("`{key}` cannot be a key of {}: `{TEMP}` is reserved", self.location)));
+            return Err(Error::new(
+                ErrorKind::Invalid,
+                format!("`{key}` cannot be a key of {}: `{TEMP}` is reserved", self.location),
+            ));
         }
         Ok(self.root.join(key.as_str()))
     }
@@ -233,9 +239,10 @@ impl Inner {
             Some(Errno::NOSPC) => (ErrorKind::Full, "The disk is full (space or inodes): make room, or prune with less kept."),
             Some(Errno::DQUOT) => (ErrorKind::Full, "The disk quota of this user is used up."),
             Some(Errno::FBIG) => (ErrorKind::Full, "The file size limit of this process or file system was reached (ulimit -f)."),
-            Some(Errno::ACCESS | Errno::PERM) => {
-                (ErrorKind::Denied, "The user that runs this program needs read and write permission on the directory and all below.")
-            }
+            Some(Errno::ACCESS | Errno::PERM) => (
+                ErrorKind::Denied,
+                "The user that runs this program needs read and write permission on the directory and all below.",
+            ),
             Some(Errno::ROFS) => (ErrorKind::Denied, "The file system is mounted read-only."),
             Some(Errno::NAMETOOLONG | Errno::ISDIR | Errno::NOTDIR) => {
                 (ErrorKind::Invalid, "A local directory cannot hold an object of this name beside those it has.")

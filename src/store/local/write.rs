@@ -20,7 +20,9 @@ pub(super) fn put(s: &Inner, key: &Key, payload: &Payload, mode: &PutMode) -> Re
     let fail = |e: io::Error| match e.raw_os_error().map(Errno::from_raw_os_error) {
         // A missing directory is made on the way, so that "not found" here is the store itself or a race with its removal.
         Some(Errno::NOENT) => match s.missing("put", key) {
-            e if e.kind() == ErrorKind::NotFound => Error::new(ErrorKind::Other, format!("put {key} in {}: its directory vanished", s.location)),
+            e if e.kind() == ErrorKind::NotFound => {
+                Error::new(ErrorKind::Other, format!("put {key} in {}: its directory vanished", s.location))
+            }
             e => e,
         },
         _ => s.error("put", key, e),
@@ -32,7 +34,8 @@ pub(super) fn put(s: &Inner, key: &Key, payload: &Payload, mode: &PutMode) -> Re
         return Err(exists());
     }
     let temp = Temp::write(s, payload).map_err(fail)?;
-    let version = if payload.len() <= HASHED { hash_version(&payload.0) } else { stat_version(&temp.file.metadata().map_err(fail)?) };
+    let version =
+        if payload.len() <= HASHED { hash_version(&payload.0) } else { stat_version(&temp.file.metadata().map_err(fail)?) };
     let publish = || match mode {
         PutMode::Create => rename_new(&temp.path, &target),
         PutMode::Overwrite => {

@@ -41,7 +41,10 @@ impl World {
     fn text_of(jobs: &str, dir: &Path) -> String {
         let jobs = jobs.replace("DATA", &dir.join("data").display().to_string());
         let jobs: String = jobs.lines().map(|l| format!("      {l}\n")).collect();
-        format!("environment: test\nrepository:\n  url: file://{}/store\n  password: {{ value: secret }}\ntenants:\n  acme:\n    jobs:\n{jobs}", dir.display())
+        format!(
+            "environment: test\nrepository:\n  url: file://{}/store\n  password: {{ value: secret }}\ntenants:\n  acme:\n    jobs:\n{jobs}",
+            dir.display()
+        )
     }
 
     fn text(&self, jobs: &str) -> String {
@@ -142,7 +145,15 @@ async fn a_lost_lease_ends_the_run_without_a_snapshot() {
     // As if it had expired while this process stood still.
     let key = Key::new("strongroom/leases/slow").unwrap();
     store.delete(&key).await.unwrap();
-    let theirs = Lease::acquire(store, key, "somebody else", Duration::from_secs(600), &mut <rand::rngs::StdRng as rand::SeedableRng>::from_os_rng()).await.unwrap();
+    let theirs = Lease::acquire(
+        store,
+        key,
+        "somebody else",
+        Duration::from_secs(600),
+        &mut <rand::rngs::StdRng as rand::SeedableRng>::from_os_rng(),
+    )
+    .await
+    .unwrap();
     assert!(theirs.is_some());
     let begun = std::time::Instant::now();
     let error = running.await.unwrap().unwrap_err();
@@ -161,7 +172,10 @@ async fn a_run_past_its_timeout_is_stopped_and_says_so() {
     let begun = std::time::Instant::now();
     let error = run(&ctx, "slow", &options).await.unwrap_err();
     assert!(begun.elapsed() < Duration::from_secs(20));
-    assert!(error.kind() == Kind::Failed && error.report().contains("did not end within 1 s") && error.report().contains("`timeout`"), "{error:?}");
+    assert!(
+        error.kind() == Kind::Failed && error.report().contains("did not end within 1 s") && error.report().contains("`timeout`"),
+        "{error:?}"
+    );
     assert!(snapshots(&ctx).await.is_empty());
     assert!(metrics.to_string().contains("strongroom_job_last_exit_code{tenant=\"acme\",job=\"slow\",operation=\"backup\"} 1"));
 }
@@ -187,7 +201,10 @@ async fn retention_follows_complete_backups_only() {
     ] {
         assert!(text.contains(want), "{want}\n{text}");
     }
-    let put = text.lines().find_map(|l| l.strip_prefix(r#"strongroom_job_store_requests_total{tenant="acme",job="files",request="put"} "#)).unwrap();
+    let put = text
+        .lines()
+        .find_map(|l| l.strip_prefix(r#"strongroom_job_store_requests_total{tenant="acme",job="files",request="put"} "#))
+        .unwrap();
     // Each run: lock, lease twice, data, tree, index, snapshot, and a lock for retention.
     assert!((28..=60).contains(&put.parse::<u32>().unwrap()), "{put} puts in 4 runs");
     // Nothing is removed on account of a failed run.
@@ -230,7 +247,10 @@ async fn prune_shows_its_plan_follows_it_and_leaves_the_rest() {
     let (plan, error) = prune_once(&ctx, prune::Options { dry_run: true, ..prune::Options::default() }).await;
     assert!(error.is_none(), "{error:?}");
     let files = &plan.jobs[0];
-    assert_eq!((files.count(Action::Keep), files.count(Action::Remove), files.count(Action::Ignore), files.removed), (4, 3, 1, 0));
+    assert_eq!(
+        (files.count(Action::Keep), files.count(Action::Remove), files.count(Action::Ignore), files.removed),
+        (4, 3, 1, 0)
+    );
     assert!(files.snapshots.iter().all(|f| !f.reasons.is_empty()));
     assert_eq!(files.alarms.len(), 1, "{:?}", files.alarms);
     assert_eq!((plan.foreign, plan.unconfigured.get("gone")), (1, Some(&1)));
@@ -260,7 +280,11 @@ async fn what_another_program_altered_pushes_nothing_out() {
     // The newest one loses its content, as by `restic rewrite --exclude`; the one before is only held and let go again.
     let (newest, before) = (all.pop().unwrap(), all.pop().unwrap());
     let reader = repo.reader(repo.load_index().await.unwrap());
-    let own = tokio::task::spawn_blocking(move || reader.tree(newest.file.tree).unwrap().into_iter().find(|n| n.name == b".strongroom").unwrap()).await.unwrap();
+    let own = tokio::task::spawn_blocking(move || {
+        reader.tree(newest.file.tree).unwrap().into_iter().find(|n| n.name == b".strongroom").unwrap()
+    })
+    .await
+    .unwrap();
     let strongroom::model::NodeKind::Dir { subtree: Some(tree) } = own.kind else { panic!("{own:?}") };
     repo.save_snapshot(&SnapshotFile { tree, original: Some(newest.id), ..newest.file }).await.unwrap();
     repo.save_snapshot(&SnapshotFile { original: Some(before.id), ..before.file }).await.unwrap();
@@ -287,7 +311,8 @@ async fn prune_refuses_an_unusual_share_until_forced_and_waits_for_nobody() {
 
     let repo = ctx.repository(&"acme".parse().unwrap()).await.unwrap();
     let lock = repo.lock(LockMode::Shared, &app::lock_holder(), &Cancel::new()).await.unwrap();
-    let locked = prune::run(&ctx, &"acme".parse().unwrap(), None, &prune::Options { force: true, ..prune::Options::default() }).await;
+    let locked =
+        prune::run(&ctx, &"acme".parse().unwrap(), None, &prune::Options { force: true, ..prune::Options::default() }).await;
     assert_eq!(locked.unwrap_err().kind(), Kind::Locked);
     lock.release().await.unwrap();
     let (_, error) = prune_once(&ctx, prune::Options { force: true, ..prune::Options::default() }).await;
@@ -316,7 +341,10 @@ async fn the_daemon_backs_up_reloads_and_stops() {
     let settings = config::load(&file, []).unwrap();
     let ctx = Context::new(settings.clone(), Arc::new(SystemClock), Cancel::new());
     let stop = Cancel::new();
-    let options = daemon::Options { origin: Some(daemon::Origin { file: file.clone(), environment: Vec::new() }), grace: Duration::from_secs(20) };
+    let options = daemon::Options {
+        origin: Some(daemon::Origin { file: file.clone(), environment: Vec::new() }),
+        grace: Duration::from_secs(20),
+    };
     let running = tokio::spawn(daemon::run(settings, options, Arc::new(SystemClock), stop.clone()));
     until(&ctx, 3).await;
     // A mistake: the old configuration goes on.
@@ -332,7 +360,12 @@ async fn the_daemon_backs_up_reloads_and_stops() {
             break;
         }
     }
-    let renamed = snapshots(&ctx).await.iter().find(|s| s.file.tag("job") == Some("renamed")).map(|s| s.file.time).expect("the new job runs");
+    let renamed = snapshots(&ctx)
+        .await
+        .iter()
+        .find(|s| s.file.tag("job") == Some("renamed"))
+        .map(|s| s.file.time)
+        .expect("the new job runs");
     tokio::time::sleep(Duration::from_secs(3)).await;
     let old = snapshots(&ctx).await.iter().filter(|s| s.file.tag("job") == Some("files")).map(|s| s.file.time).max().unwrap();
     assert!(old <= renamed, "the old job does not run any more");
@@ -367,7 +400,8 @@ async fn a_daemon_that_is_stopped_cancels_its_jobs() {
     let world = World::new().await;
     let jobs = "slow: { command: { run: [sh, -c, 'echo part; sleep 60'], file: out }, every: 1h }";
     let (stop, ctx) = (Cancel::new(), world.ctx(jobs));
-    let running = tokio::spawn(daemon::run(world.settings(jobs), daemon::Options::new(None), Arc::new(SystemClock), stop.clone()));
+    let running =
+        tokio::spawn(daemon::run(world.settings(jobs), daemon::Options::new(None), Arc::new(SystemClock), stop.clone()));
     let repo = ctx.repository(&"acme".parse().unwrap()).await.unwrap();
     for _ in 0..100 {
         if !repo.load_locks().await.unwrap().is_empty() {

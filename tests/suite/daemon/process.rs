@@ -159,7 +159,8 @@ async fn a_broken_configuration_is_refused_and_a_good_one_taken_on_sighup() {
 async fn a_second_signal_ends_it_at_once() {
     let world = World::new().await;
     // Ignores SIGTERM, so that the run does not end quickly.
-    let jobs = "deaf: { command: { run: [sh, -c, 'trap \"\" TERM; echo part; while :; do sleep 1; done'], file: out }, every: 1h }";
+    let jobs =
+        "deaf: { command: { run: [sh, -c, 'trap \"\" TERM; echo part; while :; do sleep 1; done'], file: out }, every: 1h }";
     let mut daemon = Daemon::start(&config(&world, jobs, ""));
     daemon.says("starting");
     std::thread::sleep(Duration::from_millis(1500));

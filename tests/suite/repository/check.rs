@@ -61,9 +61,19 @@ async fn flipped_bits_are_seen_when_data_is_read() {
     let flip = |at: usize| move |f: &Fixture| change(&data_pack(f), |b| b[at] ^= 1);
     assert!(after(flip(1000), ReadData::None).await.is_sound());
     says(&after(flip(1000), ReadData::All).await, "does not decrypt");
-    let header = |f: &Fixture| change(&data_pack(f), |b| { let n = b.len(); b[n - 20] ^= 1 });
+    let header = |f: &Fixture| {
+        change(&data_pack(f), |b| {
+            let n = b.len();
+            b[n - 20] ^= 1
+        })
+    };
     says(&after(header, ReadData::Percent(100.0)).await, "header is damaged");
-    let length = |f: &Fixture| change(&data_pack(f), |b| { let n = b.len(); b[n - 1] ^= 1 });
+    let length = |f: &Fixture| {
+        change(&data_pack(f), |b| {
+            let n = b.len();
+            b[n - 1] ^= 1
+        })
+    };
     says(&after(length, ReadData::All).await, "header is not as long");
 }
 

@@ -18,8 +18,18 @@ const TARGET: &[u8] = "/to <ü>".as_bytes();
 fn hostile(dir: &Path, target: &[u8]) {
     let long = "x".repeat(255);
     let names: [&[u8]; 12] = [
-        b"plain", br#"a"b\c"#, b"new\nline\ttab", b"\xff\xfe invalid", "nbsp\u{a0}and\u{200b}".as_bytes(), "emoji \u{1f600}".as_bytes(), b"<&>", b"\x01\x7f",
-        "e\u{301} nfd".as_bytes(), "\u{2028}line".as_bytes(), long.as_bytes(), b" leading",
+        b"plain",
+        br#"a"b\c"#,
+        b"new\nline\ttab",
+        b"\xff\xfe invalid",
+        "nbsp\u{a0}and\u{200b}".as_bytes(),
+        "emoji \u{1f600}".as_bytes(),
+        b"<&>",
+        b"\x01\x7f",
+        "e\u{301} nfd".as_bytes(),
+        "\u{2028}line".as_bytes(),
+        long.as_bytes(),
+        b" leading",
     ];
     for (n, name) in names.iter().enumerate() {
         std::fs::write(dir.join(OsStr::from_bytes(name)), noise(n * 1000, n as u64)).unwrap();
@@ -39,7 +49,13 @@ fn on_disk(dir: &Path, files: &mut Files) {
     for entry in std::fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();
         let kind = path.symlink_metadata().unwrap().file_type();
-        let name = path.as_os_str().as_bytes().split(|b| *b == b'/').map(|part| part.escape_ascii().to_string()).collect::<Vec<_>>().join("/");
+        let name = path
+            .as_os_str()
+            .as_bytes()
+            .split(|b| *b == b'/')
+            .map(|part| part.escape_ascii().to_string())
+            .collect::<Vec<_>>()
+            .join("/");
         if kind.is_dir() {
             on_disk(&path, files);
         } else if kind.is_symlink() {
@@ -93,10 +109,14 @@ async fn reads_and_prunes(init: &[&str], tool: Tool, version: u32, target: &[u8]
     assert!(report.is_sound(), "{report:#?}");
 
     repo.remove_snapshot(found[0].0).await.unwrap();
-    let options = PruneOptions { max_unused: MaxUnused::Bytes(0), orphan_grace: std::time::Duration::ZERO, ..PruneOptions::default() };
+    let options =
+        PruneOptions { max_unused: MaxUnused::Bytes(0), orphan_grace: std::time::Duration::ZERO, ..PruneOptions::default() };
     let lock = repo.lock(LockMode::Exclusive, &holder(), &Cancel::new()).await.unwrap();
     let (pruned, held) = (repo.clone(), lock.clone());
-    blocking(move || plan_prune(&pruned, &options, &Cancel::new()).unwrap().execute(&held, &Arc::default(), &Cancel::new()).unwrap()).await;
+    blocking(move || {
+        plan_prune(&pruned, &options, &Cancel::new()).unwrap().execute(&held, &Arc::default(), &Cancel::new()).unwrap()
+    })
+    .await;
     lock.release().await.unwrap();
     judges::check(&repo_dir, PASSWORD);
     let report = check_with(&repo, ReadData::All).await;
@@ -132,7 +152,8 @@ async fn modes_are_right(repo: &Repository, source: &Path) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_oldest_format_of_the_oldest_restic() {
-    reads_and_prunes(&["init", "--repository-version", "1"], |repo, args| judges::old_restic(repo, PASSWORD, args), 1, TARGET).await;
+    reads_and_prunes(&["init", "--repository-version", "1"], |repo, args| judges::old_restic(repo, PASSWORD, args), 1, TARGET)
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -157,10 +178,13 @@ async fn trees_of_restic_encode_to_the_same_bytes() {
     let (repo_dir, source) = (dir.path().join("repo"), dir.path().join("source"));
     std::fs::create_dir(&source).unwrap();
     hostile(&source, RAW_TARGET);
-    for (file, time) in [("plain", "1970-01-01T00:00:00Z"), ("large", "2200-06-01T12:00:00.123456789Z"), ("<&>", "1969-12-31T23:59:59.5Z")] {
+    for (file, time) in
+        [("plain", "1970-01-01T00:00:00Z"), ("large", "2200-06-01T12:00:00.123456789Z"), ("<&>", "1969-12-31T23:59:59.5Z")]
+    {
         assert!(std::process::Command::new("touch").args(["-d", time]).arg(source.join(file)).status().unwrap().success());
     }
-    rustix::fs::setxattr(source.join("plain"), "user.<binary>", b"\x00\xff\n", rustix::fs::XattrFlags::empty()).expect("a file system with user attributes");
+    rustix::fs::setxattr(source.join("plain"), "user.<binary>", b"\x00\xff\n", rustix::fs::XattrFlags::empty())
+        .expect("a file system with user attributes");
     judges::restic(&repo_dir, PASSWORD, &["init"]);
     judges::restic(&repo_dir, PASSWORD, &["backup", source.to_str().unwrap(), "/dev/null", "/dev/zero"]);
     let repo = open(&repo_dir).await;

@@ -19,13 +19,16 @@ fn encoded(name: &[u8], target: &[u8], time: Time) -> String {
 fn as_go_writes_them() {
     let golden = include_str!("golden/go.txt");
     // For thousands more: a file made the same way, by its path.
-    let golden = std::env::var_os("STRONGROOM_GO_GOLDEN").map_or(golden.to_owned(), |path| std::fs::read_to_string(path).unwrap());
+    let golden =
+        std::env::var_os("STRONGROOM_GO_GOLDEN").map_or(golden.to_owned(), |path| std::fs::read_to_string(path).unwrap());
     let mut lines = 0;
     for line in golden.split('\n').filter(|l| !l.is_empty()) {
         let (kind, rest) = line.split_once(' ').unwrap();
         let (input, json) = rest.split_once(' ').unwrap();
         let (text, expected) = match kind {
-            "name" => (encoded(&hex::decode(input).unwrap(), b"t", Time::default()), format!("{{\"nodes\":[{{\"name\":{json},\"type\"")),
+            "name" => {
+                (encoded(&hex::decode(input).unwrap(), b"t", Time::default()), format!("{{\"nodes\":[{{\"name\":{json},\"type\""))
+            }
             "text" => (encoded(b"n", &hex::decode(input).unwrap(), Time::default()), format!(",\"linktarget\":{json},\"")),
             _ => {
                 let (secs, nanos) = input.split_once('.').unwrap();

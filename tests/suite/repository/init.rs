@@ -29,7 +29,8 @@ async fn of_two_passwords_at_once_one_wins() {
         // One of them finds the key of an attempt that ended half-way.
         assert!(init(failing(dir.path(), 1, ErrorKind::Other), "one").await.is_err());
         let made = futures::future::join_all(["one", "two", "one", "two"].map(|p| init(local(dir.path()), p))).await;
-        let created: Vec<&Repository> = made.iter().flatten().filter(|(_, o)| *o == InitOutcome::Created).map(|(r, _)| r).collect();
+        let created: Vec<&Repository> =
+            made.iter().flatten().filter(|(_, o)| *o == InitOutcome::Created).map(|(r, _)| r).collect();
         assert_eq!(created.len(), 1);
         for made in &made {
             match made {

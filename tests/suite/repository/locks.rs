@@ -1,20 +1,22 @@
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Child, Stdio};
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use strongroom::error::Kind;
 use strongroom::repository::RepoLock;
-use strongroom::runtime::TestClock;
+use strongroom::runtime::{Clock as _, TestClock};
 
 use super::*;
 use crate::support::judges;
 
-const START: i64 = 1_800_000_000;
+/// Now, because the local store compares its clock with the file system's.
+static START: LazyLock<i64> = LazyLock::new(|| SystemClock.now().secs);
 
 impl Fixture {
     /// A repository whose writers and store tell the time by one clock that the test sets.
     async fn with_clock() -> (Self, TestClock) {
-        let (dir, clock) = (tempfile::tempdir().unwrap(), TestClock::new(Time::new(START, 0)));
+        let (dir, clock) = (tempfile::tempdir().unwrap(), TestClock::new(Time::new(*START, 0)));
         let store = Arc::new(LocalStore::open(dir.path().to_owned(), Arc::new(clock.clone())).unwrap());
         let env = RepoEnv { clock: Arc::new(clock.clone()), cache_dir: None };
         let (repo, _) = Repository::init(store, &SecretText::new(PASSWORD.into()), &env, &holder()).await.unwrap();
@@ -27,7 +29,7 @@ impl Fixture {
 }
 
 fn minutes(n: i64) -> Time {
-    Time::new(START + 60 * n, 0)
+    Time::new(*START + 60 * n, 0)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -36,7 +38,11 @@ async fn shared_locks_go_together_an_exclusive_one_stands_alone() {
     let (a, b) = (f.lock(LockMode::Shared).await.unwrap(), f.lock(LockMode::Shared).await.unwrap());
     let refused = f.lock(LockMode::Exclusive).await.err().unwrap();
     assert_eq!(refused.kind(), Kind::Locked);
-    assert!(refused.report().contains("tester@test-host") && refused.report().contains("strongroom unlock"), "{}", refused.report());
+    assert!(
+        refused.report().contains("tester@test-host") && refused.report().contains("strongroom unlock"),
+        "{}",
+        refused.report()
+    );
     a.release().await.unwrap();
     b.release().await.unwrap();
     b.release().await.unwrap();
@@ -174,7 +180,10 @@ async fn of_stale_locks_only_those_known_to_be_dead_are_removed() {
 async fn credentials_that_may_only_read_are_told_apart() {
     let f = Fixture::new().await;
     f.backup(1, &files(&[("a", 1000, 1)])).await;
-    let repo = Repository::open(failing(f.path(), 0, strongroom::store::ErrorKind::Denied), &SecretText::new(PASSWORD.into()), &env()).await.unwrap();
+    let repo =
+        Repository::open(failing(f.path(), 0, strongroom::store::ErrorKind::Denied), &SecretText::new(PASSWORD.into()), &env())
+            .await
+            .unwrap();
     assert_eq!(repo.lock(LockMode::Shared, &holder(), &Cancel::new()).await.err().unwrap().kind(), Kind::Denied);
     assert!(contents(&repo).await == f.contents().await);
 }
@@ -188,7 +197,10 @@ async fn stock_restic_respects_our_locks() {
     let listed = judges::restic(f.path(), PASSWORD, &["list", "locks", "--no-lock"]);
     let json = judges::restic(f.path(), PASSWORD, &["cat", "lock", listed.trim(), "--no-lock"]);
     let lock: serde_json::Value = serde_json::from_str(&json).unwrap();
-    assert_eq!((&lock["hostname"], &lock["exclusive"], &lock["pid"]), (&"test-host".into(), &false.into(), &std::process::id().into()));
+    assert_eq!(
+        (&lock["hostname"], &lock["exclusive"], &lock["pid"]),
+        (&"test-host".into(), &false.into(), &std::process::id().into())
+    );
     assert_eq!(run(&["prune"]).status.code(), Some(11));
     assert_eq!(run(&["backup", "/etc/hostname"]).status.code(), Some(0));
     // Not stale: a plain unlock leaves it alone.

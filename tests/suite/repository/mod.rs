@@ -17,7 +17,8 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use strongroom::model::{Id, Metadata, Node, NodeKind, Time};
 use strongroom::repository::{
-    BlobType, CheckOptions, CheckReport, Chunking, LockHolder, LockMode, ReadData, RepoEnv, Repository, SnapshotFile, Writer, WriterOptions,
+    BlobType, CheckOptions, CheckReport, Chunking, LockHolder, LockMode, ReadData, RepoEnv, Repository, SnapshotFile, Writer,
+    WriterOptions,
 };
 use strongroom::runtime::{Cancel, SecretText, SystemClock};
 use strongroom::store::{Error, ErrorKind, Key, LocalStore, ObjectMeta, Payload, PutMode, Store, Version};
@@ -68,7 +69,12 @@ fn files(names_and_seeds: &[(&str, usize, u64)]) -> Files {
 }
 
 fn dir_node(name: &str, subtree: Id) -> Node {
-    Node { name: name.into(), kind: NodeKind::Dir { subtree: Some(subtree) }, meta: Metadata { mode: 0o755, ..Metadata::default() }, error: None }
+    Node {
+        name: name.into(),
+        kind: NodeKind::Dir { subtree: Some(subtree) },
+        meta: Metadata { mode: 0o755, ..Metadata::default() },
+        error: None,
+    }
 }
 
 impl Fixture {
@@ -92,7 +98,6 @@ impl Fixture {
     }
 
     /// Sound, down to the last byte.
-    #[track_caller]
     async fn assert_sound(&self) {
         let report = self.check(ReadData::All).await;
         assert!(report.is_sound(), "{:#?}", report.findings);
@@ -126,7 +131,10 @@ async fn blocking<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> 
 
 async fn check_with(repo: &Repository, read_data: ReadData) -> CheckReport {
     let repo = repo.clone();
-    blocking(move || strongroom::repository::check(&repo, &CheckOptions { read_data, ..CheckOptions::default() }, &Cancel::new()).unwrap()).await
+    blocking(move || {
+        strongroom::repository::check(&repo, &CheckOptions { read_data, ..CheckOptions::default() }, &Cancel::new()).unwrap()
+    })
+    .await
 }
 
 async fn store(repo: &Repository, time: i64, files: &Files) -> strongroom::error::Result<Id> {
@@ -142,11 +150,22 @@ async fn store(repo: &Repository, time: i64, files: &Files) -> strongroom::error
             out.write_all(data).unwrap();
             let content = out.finish()?;
             let kind = NodeKind::File { size: content.size, content: content.content };
-            nodes.push(Node { name: name.clone().into(), kind, meta: Metadata { mode: 0o644, links: 1, ..Metadata::default() }, error: None });
+            nodes.push(Node {
+                name: name.clone().into(),
+                kind,
+                meta: Metadata { mode: 0o644, links: 1, ..Metadata::default() },
+                error: None,
+            });
         }
         let below = writer.tree(&nodes)?;
         let tree = writer.tree(&[dir_node("files", below)])?;
-        let file = SnapshotFile { time: Time::new(time, 0), tree, paths: vec!["/files".into()], hostname: "acme.files".into(), ..SnapshotFile::default() };
+        let file = SnapshotFile {
+            time: Time::new(time, 0),
+            tree,
+            paths: vec!["/files".into()],
+            hostname: "acme.files".into(),
+            ..SnapshotFile::default()
+        };
         writer.commit(&file)
     })
     .await;
@@ -186,7 +205,7 @@ async fn contents(repo: &Repository) -> Vec<(Id, Files)> {
 
 /// Stores bytes as a tree or data blob as they are: for trees that no sane writer makes.
 fn raw_blob(writer: &Writer, kind: BlobType, bytes: Vec<u8>) -> Id {
-    let (sender, receiver) = std::sync::mpsc::channel();
+    let (sender, receiver) = std::sync::mpsc::sync_channel(1);
     writer.submit(kind, bytes.into(), Box::new(move |_, saved| sender.send(saved.unwrap().id).unwrap()));
     receiver.recv().unwrap()
 }

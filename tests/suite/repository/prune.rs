@@ -90,7 +90,10 @@ async fn a_tolerant_prune_deletes_only_packs_that_are_all_waste() {
     let fixture = Fixture::new().await;
     let days = six_days(&fixture).await;
     fixture.repo.remove_snapshot(days[0].0).await.unwrap();
-    let stats = prune(&fixture.repo, PruneOptions { max_unused: MaxUnused::Unlimited, pack_size: 0, tree_pack_size: 0, ..strict() }).await.unwrap();
+    let stats =
+        prune(&fixture.repo, PruneOptions { max_unused: MaxUnused::Unlimited, pack_size: 0, tree_pack_size: 0, ..strict() })
+            .await
+            .unwrap();
     assert_eq!((stats.packs_repacked, stats.bytes_repacked), (0, 0));
     assert!(stats.packs_deleted > 0 && stats.bytes_unused_left > 0, "{stats:#?}");
     fixture.assert_sound().await;
@@ -103,7 +106,11 @@ async fn packs_of_a_broken_run_go_after_their_grace() {
     fixture.backup(1, &files(&[("a", 10_000, 1)])).await;
     let before = fixture.objects("data");
     fixture.backup(2, &files(&[("b", 500_000, 2)])).await;
-    let last = std::fs::read_dir(fixture.path().join("index")).unwrap().map(|e| e.unwrap()).max_by_key(|e| e.metadata().unwrap().len()).unwrap();
+    let last = std::fs::read_dir(fixture.path().join("index"))
+        .unwrap()
+        .map(|e| e.unwrap())
+        .max_by_key(|e| e.metadata().unwrap().len())
+        .unwrap();
     std::fs::remove_file(last.path()).unwrap();
     fixture.repo.remove_snapshot(fixture.repo.load_snapshots().await.unwrap()[1].id).await.unwrap();
     let stats = prune(&fixture.repo, PruneOptions { orphan_grace: Duration::from_secs(60), ..strict() }).await.unwrap();
@@ -216,7 +223,8 @@ async fn killed_at_any_change_it_has_lost_nothing_and_can_go_on() {
         let copy = tempfile::tempdir().unwrap();
         let target = copy.path().join("repo");
         assert!(std::process::Command::new("cp").arg("-r").arg(fixture.path()).arg(&target).status().unwrap().success());
-        let repo = Repository::open(failing(&target, left, ErrorKind::Other), &SecretText::new(PASSWORD.into()), &env()).await.unwrap();
+        let repo =
+            Repository::open(failing(&target, left, ErrorKind::Other), &SecretText::new(PASSWORD.into()), &env()).await.unwrap();
         finished = prune(&repo, strict()).await.is_ok();
         tried += 1;
 
@@ -257,7 +265,10 @@ async fn it_wants_an_exclusive_lock_and_stops_when_it_loses_it() {
     }
     let before = fixture.objects("data");
     let repo = fixture.repo.clone();
-    let failed = blocking(move || plan_prune(&repo, &strict(), &Cancel::new()).unwrap().execute(&lock, &Arc::default(), &Cancel::new())).await.unwrap_err();
+    let failed =
+        blocking(move || plan_prune(&repo, &strict(), &Cancel::new()).unwrap().execute(&lock, &Arc::default(), &Cancel::new()))
+            .await
+            .unwrap_err();
     assert_eq!(failed.kind(), Kind::Locked, "{}", failed.report());
     assert_eq!(fixture.objects("data"), before);
 }

@@ -66,10 +66,20 @@ struct Stack {
 
 enum Task {
     /// The volume itself, and the parent's tree for it.
-    Root { dir: Dir, was: Option<Id> },
+    Root {
+        dir: Dir,
+        was: Option<Id>,
+    },
     /// Opened when its turn comes: a directory may have more below it than a process may have open.
-    Dir { found: Found, place: Place },
-    File { open: Arc<OpenDir>, found: Found, at: usize },
+    Dir {
+        found: Found,
+        place: Place,
+    },
+    File {
+        open: Arc<OpenDir>,
+        found: Found,
+        at: usize,
+    },
 }
 
 /// Where a directory's tree belongs once it is stored.
@@ -98,7 +108,15 @@ enum Via<'a> {
 }
 
 /// Stores the volume. Blocks; `threads` walkers.
-pub(super) fn archive(volume: Volume, root: Dir, parent: Option<Parent>, writer: &Writer, stats: Arc<ArchiveStats>, cancel: &Cancel, threads: usize) -> Result<Archived> {
+pub(super) fn archive(
+    volume: Volume,
+    root: Dir,
+    parent: Option<Parent>,
+    writer: &Writer,
+    stats: Arc<ArchiveStats>,
+    cancel: &Cancel,
+    threads: usize,
+) -> Result<Archived> {
     let parent_tree = parent.as_ref().map(|p| p.tree);
     let walk = Arc::new(Walk {
         volume,
@@ -330,7 +348,9 @@ impl Walk {
     fn note_same(&self, open: &OpenDir, node: &Node, old: Option<&Node>) {
         let same = old.is_some_and(|old| match (&node.kind, &old.kind) {
             // Subtrees are compared when they are stored.
-            (NodeKind::Dir { .. }, NodeKind::Dir { .. }) => node.meta == old.meta && node.name == old.name && node.error == old.error,
+            (NodeKind::Dir { .. }, NodeKind::Dir { .. }) => {
+                node.meta == old.meta && node.name == old.name && node.error == old.error
+            }
             _ => node == old,
         });
         if !same {

@@ -1,0 +1,16 @@
+//! The C library's allocator, told to keep what it holds small.
+//!
+//! Chunks are allocated by one thread and freed by another all the time. Allocators with a heap a thread (mimalloc was
+//! measured) then hold three times what is in use, and the page faults of returning it cost a fifth of all processor
+//! time. glibc with two arenas took 127 MiB where mimalloc took 400 MiB for the same backup, in half the time.
+#![allow(unsafe_code, reason = "mallopt is the only way to say this from inside the process")]
+
+/// Limits the allocator to two arenas. Call first in `main`, before other threads start; elsewhere than glibc it does nothing.
+pub fn keep_small() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: mallopt takes two integers and is called before any other thread exists.
+    unsafe {
+        // It can only fail for an unknown parameter, and then nothing is lost but memory.
+        let _accepted = libc::mallopt(libc::M_ARENA_MAX, 2) == 1;
+    }
+}
