@@ -1,5 +1,6 @@
 //! What the tests share: servers, judges, comparisons.
 
+pub mod azurite;
 pub mod judges;
 pub mod postgres;
 pub mod sink;
