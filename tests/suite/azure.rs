@@ -54,7 +54,8 @@ async fn objects_come_back_whole_and_in_ranges() {
         let (again, same) = store.get_versioned(&k).await.unwrap();
         assert!(again == data && same == version);
         assert!(store.get(&k, Some(0..0)).await.unwrap().is_empty());
-        assert_eq!(kind(store.get(&k, Some(len..len + 1)).await), ErrorKind::Invalid);
+        let past = store.get(&k, Some(len..len + 1)).await.unwrap_err();
+        assert_eq!(past.kind(), ErrorKind::Invalid, "{name}: {past:?}");
         if len > 10 {
             assert!(store.get(&k, Some(3..10)).await.unwrap() == data[3..10]);
             assert!(store.get(&k, Some(len - 4..len + 100)).await.unwrap() == data[len as usize - 4..]);
@@ -107,7 +108,8 @@ async fn listings_are_whole_and_in_order() {
         async move { store.put(&k, Payload::from(vec![7; 3]), PutMode::Create).await }
     });
     futures::stream::iter(puts).buffer_unordered(16).try_collect::<Vec<_>>().await.unwrap();
-    let odd = ["odd/dir a", "odd/ö ß", "odd/x+y&z=1%20?#.bin", "odd/a/b", "odd/a.b", "odd/'\"<>", "odd/ü\\back"];
+    let odd = ["odd/dir a", "odd/ö ß", "odd/x+y&z=1%20?#.bin", "odd/a/b", "odd/a.b", "odd/'\"<>"];
+    assert_eq!(kind(store.head(&key("odd/\\back")).await), ErrorKind::Invalid, "Azure would make a slash of it");
     for name in odd {
         store.put(&key(name), Payload::from(name.as_bytes().to_vec()), PutMode::Create).await.unwrap();
         assert_eq!(store.get(&key(name), None).await.unwrap(), name.as_bytes(), "{name}");
@@ -123,7 +125,7 @@ async fn listings_are_whole_and_in_order() {
     let mut odd: Vec<_> = odd.iter().map(|n| ((*n).to_owned(), n.len() as u64)).collect();
     odd.sort();
     assert_eq!(listed("odd/").await.unwrap(), odd);
-    assert_eq!(listed("").await.unwrap().len(), 1207);
+    assert_eq!(listed("").await.unwrap().len(), 1206);
     // A listing's state is the one that updates take.
     let entry = store.list("many/0000").try_collect::<Vec<_>>().await.unwrap().remove(0);
     assert_eq!(entry, store.head(&entry.key).await.unwrap());
@@ -233,9 +235,9 @@ fn pass(mut from: TcpStream, mut to: TcpStream, cuts: &AtomicU32, after: usize) 
             break;
         }
     }
-    // Either end may be gone already.
-    drop(to.shutdown(std::net::Shutdown::Both));
-    drop(from.shutdown(std::net::Shutdown::Both));
+    // Not both ways: a reset would take away what was passed on already. Either end may be gone.
+    drop(to.shutdown(std::net::Shutdown::Write));
+    drop(from.shutdown(std::net::Shutdown::Read));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -244,9 +246,9 @@ async fn a_body_that_breaks_off_is_continued() {
     bare(&settings).await.put(&key("x"), Payload::from(bytes(900_000)), PutMode::Create).await.unwrap();
     let cutter = Cutter::start(shared().port(), 200_000);
     settings.azure.endpoint = Some(format!("http://127.0.0.1:{}/{}", cutter.port, azurite::ACCOUNT));
-    // Not even the retry layer is there: the store itself goes on.
-    let store = bare(&settings).await;
     for range in [None, Some(1_000..850_000)] {
+        // Not even the retry layer is there: the store itself goes on. A new one each time, for new connections.
+        let store = bare(&settings).await;
         cutter.cuts.store(3, Ordering::SeqCst);
         let expected = bytes(900_000);
         let expected = range.clone().map_or(&expected[..], |r| &expected[r.start as usize..r.end as usize]);
@@ -306,7 +308,7 @@ fn the_program_backs_up_to_azure_and_restores() {
     };
     config(&server.container());
     run(d, &["--config", "c.yaml", "init"]).ok();
-    run(d, &["--config", "c.yaml", "backup"]).ok();
+    run(d, &["--config", "c.yaml", "backup", "--all"]).ok();
     let list = run(d, &["--config", "c.yaml", "--json", "snapshots"]).ok().json();
     assert_eq!(list["snapshots"].as_array().unwrap().len(), 1, "{list}");
     run(d, &["--config", "c.yaml", "check", "--read-data"]).ok();
@@ -314,7 +316,7 @@ fn the_program_backs_up_to_azure_and_restores() {
     assert_eq!(run(d, &["--config", "c.yaml", "cat", "latest", file.to_str().unwrap()]).ok().out, "alpha");
 
     config("no-such-container");
-    let failed = run(d, &["--config", "c.yaml", "backup"]);
-    assert_ne!(failed.code, 0);
+    run(d, &["--config", "c.yaml", "backup", "--all"]).exits(10);
+    let failed = run(d, &["--config", "c.yaml", "init"]).exits(1);
     assert!(failed.err.contains("Create the container no-such-container"), "{}", failed.err);
 }

@@ -121,6 +121,10 @@ impl AzureStore {
 
     /// The client of one blob. Slashes stay slashes, which the SDK's own way would encode.
     fn blob(&self, key: &str) -> Result<BlobClient> {
+        if key.contains('\\') {
+            let what = format!("`{key}` cannot be a key of {}: Azure takes `\\` for `/`", self.scene.location);
+            return Err(Error::new(ErrorKind::Invalid, what));
+        }
         let mut url = self.container_url.clone();
         if let Ok(mut path) = url.path_segments_mut() {
             path.extend(self.prefix.split_terminator('/')).extend(key.split('/'));

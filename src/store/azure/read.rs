@@ -3,6 +3,7 @@
 use std::num::NonZero;
 use std::ops::Range;
 
+use azure_core::error::ErrorKind as SdkKind;
 use azure_storage_blob::models::{BlobClientDownloadOptions, HttpRange};
 use bytes::{Bytes, BytesMut};
 use futures::stream::StreamExt as _;
@@ -15,6 +16,13 @@ const WHOLE: NonZero<usize> = match NonZero::new(1 << 40) {
     Some(bytes) => bytes,
     None => NonZero::<usize>::MAX,
 };
+
+/// Whether the range may lie past the end of the blob. Besides saying so there are servers that answer with a header
+/// that the SDK cannot read.
+fn past_the_end(error: &azure_core::Error) -> bool {
+    let unreadable = matches!(error.kind(), SdkKind::Other | SdkKind::DataConversion);
+    unreadable || error.http_status().map(u16::from) == Some(416)
+}
 
 impl AzureStore {
     /// Reads a range that is not empty, or all.
@@ -39,7 +47,7 @@ impl AzureStore {
             };
             let mut reply = match blob.download(Some(options)).await {
                 Ok(reply) => reply,
-                Err(e) if state.is_none() && e.http_status().map(u16::from) == Some(416) => {
+                Err(e) if state.is_none() && past_the_end(&e) => {
                     clamp_range(key, range, self.head(key).await?.size)?;
                     return Err(self.explain(e, &doing));
                 }

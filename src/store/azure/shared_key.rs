@@ -56,6 +56,10 @@ impl Policy for SharedKey {
         let now = azure_core::time::OffsetDateTime::from_unix_timestamp(self.clock.now().secs)
             .map_err(|e| SdkError::new(SdkKind::Other, e))?;
         request.insert_header("x-ms-date", to_rfc7231(&now));
+        // The HTTP client would add it after us.
+        if let Some(length @ 1..) = request.body().len() {
+            request.insert_header("content-length", length.to_string());
+        }
         let signed = string_to_sign(request, &self.account);
         let signature = STANDARD.encode(hmac::sign(&self.key.current(), signed.as_bytes()));
         request.insert_header("authorization", format!("SharedKey {}:{signature}", self.account));
