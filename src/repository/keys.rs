@@ -200,7 +200,10 @@ pub(super) async fn open(store: &dyn Store, password: &SecretText, config: &[u8]
         match unwrap(store, &id, password).await.context(|| format!("open key {}", id.short())) {
             Ok(Some(master)) => match raw::decode(&master, config).context(|| "read the repository's config") {
                 Ok(config) => return Ok((id, master, config)),
-                Err(e) => broken = Some(e.hint("The password opens a key, so `config` was damaged or replaced. Bring it back from a copy.")),
+                Err(e) => {
+                    broken =
+                        Some(e.hint("The password opens a key, so `config` was damaged or replaced. Bring it back from a copy."))
+                }
             },
             Ok(None) => refused = true,
             // Removed since it was listed: another process lost the race to create the repository.
@@ -216,8 +219,11 @@ pub(super) async fn open(store: &dyn Store, password: &SecretText, config: &[u8]
         None if !refused => Err(Error::new(Kind::Corrupt, format!("the repository at {} has no keys", store.location()))
             .hint("Without any file in keys/, the repository cannot be opened. Restore one from a copy.")),
         broken => {
-            let error = Error::new(Kind::WrongPassword, format!("no key of the repository at {} opens with this password", store.location()))
-                .hint("Check which password the configuration refers to; `restic key list` shows the keys that exist.");
+            let error = Error::new(
+                Kind::WrongPassword,
+                format!("no key of the repository at {} opens with this password", store.location()),
+            )
+            .hint("Check which password the configuration refers to; `restic key list` shows the keys that exist.");
             Err(match broken {
                 Some(b) => error.because(b),
                 None => error,

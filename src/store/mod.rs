@@ -11,6 +11,7 @@
 //! Not promised: that a put that failed left nothing behind (the object may be there, whole), nor any order between
 //! two puts that run at the same time.
 
+pub mod azure;
 pub mod count;
 pub mod fault;
 pub mod lease;
@@ -32,6 +33,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
 
+pub use azure::AzureStore;
 pub use count::{Counted, Counter, Counts};
 pub use lease::Lease;
 pub use local::LocalStore;
@@ -57,7 +59,8 @@ impl Key {
     /// [`ErrorKind::Invalid`] with the offending key.
     pub fn new(key: impl Into<String>) -> Result<Self> {
         let key = key.into();
-        let bad = key.len() > 900 || key.chars().any(char::is_control) || key.split('/').any(|s| s.is_empty() || s == "." || s == "..");
+        let bad =
+            key.len() > 900 || key.chars().any(char::is_control) || key.split('/').any(|s| s.is_empty() || s == "." || s == "..");
         if bad {
             return Err(Error::new(ErrorKind::Invalid, format!("`{}` cannot be an object key", key.escape_debug())));
         }

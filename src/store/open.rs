@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::azure::AzureStore;
 use super::local::LocalStore;
 use super::s3::S3Store;
 use super::{Counted, Counter, Error, ErrorKind, Result, Retrier, Retry, RetryPolicy, Settings, Store, StoreUrl};
@@ -54,7 +55,8 @@ pub async fn open(settings: &Settings, options: &OpenOptions) -> Result<Arc<dyn 
             Ok(Arc::new(Retry::new(s3, retrier)))
         }
         StoreUrl::Azure { .. } => {
-            Err(Error::new(ErrorKind::Invalid, format!("{} cannot be opened by this version", settings.url)))
+            let azure = AzureStore::open(settings, options.clock.clone()).await?;
+            Ok(Arc::new(Retry::new(Counted::new(azure, options.counter.clone()), retrier)))
         }
     }
 }

@@ -119,7 +119,11 @@ pub(super) fn part_size(total: u64, wanted: u64, most: u64) -> u64 {
 /// `bytes=a-b` for a range that is not empty.
 pub(super) fn range_header(range: &Range<u64>) -> String {
     // Some servers cannot read the largest numbers, and no object reaches them.
-    if range.end > i64::MAX as u64 { format!("bytes={}-", range.start) } else { format!("bytes={}-{}", range.start, range.end - 1) }
+    if range.end > i64::MAX as u64 {
+        format!("bytes={}-", range.start)
+    } else {
+        format!("bytes={}-{}", range.start, range.end - 1)
+    }
 }
 
 /// First byte and total size from `bytes a-b/total`.
@@ -129,7 +133,10 @@ pub(super) fn content_range(header: &str) -> Option<(u64, u64)> {
 }
 
 /// Calls `look` with an error and all its causes, those inside of I/O errors included, until it finds something.
-pub(super) fn find_cause<T>(error: &(dyn StdError + 'static), look: &dyn Fn(&(dyn StdError + 'static)) -> Option<T>) -> Option<T> {
+pub(super) fn find_cause<T>(
+    error: &(dyn StdError + 'static),
+    look: &dyn Fn(&(dyn StdError + 'static)) -> Option<T>,
+) -> Option<T> {
     if let Some(found) = look(error) {
         return Some(found);
     }
@@ -205,7 +212,8 @@ mod tests {
 
     #[test]
     fn payloads_are_cut_into_parts_and_frames() {
-        let payload = Payload(vec![Bytes::from(vec![1; 10]), Bytes::new(), Bytes::from(vec![2; 5]), Bytes::from(vec![3; 300_000])]);
+        let payload =
+            Payload(vec![Bytes::from(vec![1; 10]), Bytes::new(), Bytes::from(vec![2; 5]), Bytes::from(vec![3; 300_000])]);
         let cut: Vec<u64> = parts(&payload, 12).iter().map(Payload::len).collect();
         assert_eq!(cut.iter().sum::<u64>(), payload.len());
         assert!(cut.split_last().is_some_and(|(last, rest)| *last <= 12 && rest.iter().all(|l| *l == 12)));

@@ -16,11 +16,11 @@ use crate::support::judges;
 
 const PASSWORD: &str = "correct horse";
 
-fn holder() -> LockHolder {
+pub fn holder() -> LockHolder {
     LockHolder { hostname: "test-host".into(), username: "tester".into(), pid: std::process::id() }
 }
 
-fn env() -> RepoEnv {
+pub fn env() -> RepoEnv {
     RepoEnv { clock: Arc::new(SystemClock), cache_dir: None }
 }
 
@@ -30,7 +30,7 @@ async fn init(dir: &Path) -> (Repository, InitOutcome) {
 }
 
 /// Compressible and not, in turns of 100 kB, different for each seed.
-fn content(len: usize, seed: u64) -> Vec<u8> {
+pub fn content(len: usize, seed: u64) -> Vec<u8> {
     let mut x = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
     let mut out = Vec::with_capacity(len);
     while out.len() < len {
@@ -53,7 +53,7 @@ fn file(name: &str, content: FileContent) -> Node {
 }
 
 /// Stores files as a snapshot, the way a backup does.
-async fn store_files(repo: &Repository, files: Vec<(String, Vec<u8>)>, options: WriterOptions) -> Id {
+pub async fn store_files(repo: &Repository, files: Vec<(String, Vec<u8>)>, options: WriterOptions) -> Id {
     let lock = repo.lock(LockMode::Shared, &holder(), &Cancel::new()).await.unwrap();
     let index = repo.load_index().await.unwrap();
     let (repo, held) = (repo.clone(), lock.clone());

@@ -2,14 +2,15 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failing step should stop the test")]
 #![allow(unreachable_pub, dead_code, reason = "one binary: helpers are shared by modules, and nothing outside sees them")]
 
+mod azure;
 mod backup;
-mod faults;
 mod cli;
 mod command;
 mod config;
 mod daemon;
 mod documents;
 mod engine;
+mod faults;
 mod judges;
 mod pg_dump;
 mod repository;

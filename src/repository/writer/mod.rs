@@ -64,7 +64,15 @@ pub struct WriterOptions {
 
 impl Default for WriterOptions {
     fn default() -> Self {
-        Self { level: 1, lanes: 0, pack_size: 16 << 20, tree_pack_size: 4 << 20, queue_bytes: 24 << 20, uploads: 2, index_bytes: INDEX_BYTES }
+        Self {
+            level: 1,
+            lanes: 0,
+            pack_size: 16 << 20,
+            tree_pack_size: 4 << 20,
+            queue_bytes: 24 << 20,
+            uploads: 2,
+            index_bytes: INDEX_BYTES,
+        }
     }
 }
 

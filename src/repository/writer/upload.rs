@@ -113,7 +113,7 @@ impl Packer {
                         spare.lock().push(memory.into());
                     }
                     if let Some(due) = due
-                        && let Err(e) = write_index(&shared.repo, lock.as_ref(), due).await
+                        && let Err(e) = write_index(&shared.repo, lock.as_ref(), due.clone()).await
                     {
                         // The run has failed; its end tries again, so that the next one finds what was uploaded.
                         pending.lock().packs.extend(due.packs);

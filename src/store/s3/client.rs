@@ -13,8 +13,8 @@ use aws_sdk_s3::config::interceptors::BeforeDeserializationInterceptorContextRef
 use aws_sdk_s3::config::retry::RetryConfig;
 use aws_sdk_s3::config::timeout::TimeoutConfig;
 use aws_sdk_s3::config::{
-    AppName, ConfigBag, Intercept, Region, RequestChecksumCalculation, ResponseChecksumValidation, RuntimeComponents, SharedCredentialsProvider,
-    SharedHttpClient, StalledStreamProtectionConfig,
+    AppName, ConfigBag, Intercept, Region, RequestChecksumCalculation, ResponseChecksumValidation, RuntimeComponents,
+    SharedCredentialsProvider, SharedHttpClient, StalledStreamProtectionConfig,
 };
 use aws_sdk_s3::error::BoxError;
 use aws_smithy_http_client::tls;
@@ -57,8 +57,16 @@ impl Factory {
             .stalled_stream_protection(stalls)
             // A clock that is off is said to be off: snapshots, locks and retention go by it.
             .disable_clock_skew_correction(true)
-            .request_checksum_calculation(if checksums { RequestChecksumCalculation::WhenSupported } else { RequestChecksumCalculation::WhenRequired })
-            .response_checksum_validation(if checksums { ResponseChecksumValidation::WhenSupported } else { ResponseChecksumValidation::WhenRequired })
+            .request_checksum_calculation(if checksums {
+                RequestChecksumCalculation::WhenSupported
+            } else {
+                RequestChecksumCalculation::WhenRequired
+            })
+            .response_checksum_validation(if checksums {
+                ResponseChecksumValidation::WhenSupported
+            } else {
+                ResponseChecksumValidation::WhenRequired
+            })
             .interceptor(Dates(clock));
         if let Ok(name) = AppName::new("strongroom") {
             base = base.app_name(name);
@@ -83,8 +91,11 @@ async fn identity(settings: &Settings) -> Result<(Region, SharedCredentialsProvi
     let given = s3.region.clone().map(Region::new);
     let fallback = s3.endpoint.is_some().then(|| Region::from_static("us-east-1"));
     let no_region = || {
-        Error::new(ErrorKind::Invalid, format!("{} needs a region, and neither the settings nor the environment name one", settings.url))
-            .hint("Set `s3.region`, e.g. eu-central-1, or AWS_REGION.")
+        Error::new(
+            ErrorKind::Invalid,
+            format!("{} needs a region, and neither the settings nor the environment name one", settings.url),
+        )
+        .hint("Set `s3.region`, e.g. eu-central-1, or AWS_REGION.")
     };
     if let Some(keys) = StaticKeys::of(s3) {
         let region = match given.or(fallback) {
@@ -100,7 +111,8 @@ async fn identity(settings: &Settings) -> Result<(Region, SharedCredentialsProvi
     }
     let shared = loader.load().await;
     let region = given.or_else(|| shared.region().cloned()).or(fallback).ok_or_else(no_region)?;
-    let credentials = shared.credentials_provider().ok_or_else(|| Error::new(ErrorKind::Denied, "there is no source of credentials"))?;
+    let credentials =
+        shared.credentials_provider().ok_or_else(|| Error::new(ErrorKind::Denied, "there is no source of credentials"))?;
     Ok((region, credentials))
 }
 
@@ -115,7 +127,11 @@ async fn http_client(ca_file: Option<&std::path::Path>) -> Result<SharedHttpClie
     let context = tls::TlsContext::builder().with_trust_store(trust).build();
     let context = context.map_err(|e| Error::new(ErrorKind::Invalid, "set up TLS for S3").because(e))?;
     let provider = tls::Provider::Rustls(tls::rustls_provider::CryptoMode::Ring);
-    Ok(aws_smithy_http_client::Builder::new().tls_provider(provider).tls_context(context).pool_idle_timeout(POOL_IDLE).build_https())
+    Ok(aws_smithy_http_client::Builder::new()
+        .tls_provider(provider)
+        .tls_context(context)
+        .pool_idle_timeout(POOL_IDLE)
+        .build_https())
 }
 
 /// Keys by reference, read when the client asks for credentials.

@@ -42,7 +42,9 @@ where
             failure(error, credentials)
         }
         SdkError::ConstructionFailure(_) | SdkError::DispatchFailure(_) => failure(before_an_answer(what, failed), false),
-        SdkError::TimeoutError(_) => failure(Error::new(ErrorKind::Unavailable, what).because(Innermost::of(failed.into())), false),
+        SdkError::TimeoutError(_) => {
+            failure(Error::new(ErrorKind::Unavailable, what).because(Innermost::of(failed.into())), false)
+        }
         // An answer that cannot be read: cut off, or from something that is no S3 server.
         _ => failure(Error::new(ErrorKind::Unavailable, what).because(Innermost::of(failed.into())), false),
     }

@@ -31,7 +31,8 @@ use self::errors::{Failure, explain};
 use super::count::Request;
 use super::server::{ServerClock, full_key, short_key};
 use super::{
-    Checksum, Counter, Error, ErrorKind, Key, ObjectMeta, Payload, PutMode, Result, Retrier, Settings, Sse, Store, StoreUrl, Version,
+    Checksum, Counter, Error, ErrorKind, Key, ObjectMeta, Payload, PutMode, Result, Retrier, Settings, Sse, Store, StoreUrl,
+    Version,
 };
 use crate::model::Time;
 
@@ -145,7 +146,8 @@ impl Inner {
             Err(e) => {
                 let failure = explain(what(), &self.bucket, e);
                 // An answer to HEAD has no body and so no code: ask again for what it means, unless that is known.
-                let unclear = failure.status.is_some_and(|s| s == 403 || s == 400 || (s == 404 && !self.known.load(Ordering::Relaxed)));
+                let unclear =
+                    failure.status.is_some_and(|s| s == 403 || s == 400 || (s == 404 && !self.known.load(Ordering::Relaxed)));
                 return Err(if unclear { self.read(client, key, Some(0..1)).await.err().unwrap_or(failure) } else { failure });
             }
         };
@@ -232,7 +234,12 @@ impl Store for S3Store {
             return self.head(key).await.map(|_| Bytes::new());
         }
         let s = &self.0;
-        let read = s.call(|client| { let range = range.clone(); async move { s.read(&client, key, range).await } }).await;
+        let read = s
+            .call(|client| {
+                let range = range.clone();
+                async move { s.read(&client, key, range).await }
+            })
+            .await;
         read.map(|(bytes, _)| bytes).map_err(|f| f.error)
     }
 
@@ -269,7 +276,14 @@ impl Store for S3Store {
         let pages = stream::unfold(Some(None::<String>), move |from| async move {
             let from = from?;
             // A page is retried here: with many pages a listing that began anew at each failure might never end.
-            let page = self.0.retrier.run(0, |_| { let from = from.clone(); async move { self.0.page(prefix, from).await.map_err(|f| f.error) } }).await;
+            let page = self
+                .0
+                .retrier
+                .run(0, |_| {
+                    let from = from.clone();
+                    async move { self.0.page(prefix, from).await.map_err(|f| f.error) }
+                })
+                .await;
             match page {
                 Ok((objects, next)) => Some((objects.into_iter().map(Ok).collect::<Vec<_>>(), next.map(Some))),
                 Err(e) => Some((vec![Err(e)], None)),

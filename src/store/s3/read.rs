@@ -68,7 +68,13 @@ impl Inner {
         }
     }
 
-    async fn open(&self, client: &Client, key: &Key, range: Option<Range<u64>>, same: Option<&Version>) -> Result<Opened, Failure> {
+    async fn open(
+        &self,
+        client: &Client,
+        key: &Key,
+        range: Option<Range<u64>>,
+        same: Option<&Version>,
+    ) -> Result<Opened, Failure> {
         let what = || format!("get {key} from {}", self.location);
         self.counter.request(Request::Get);
         let request = client.get_object().bucket(&self.bucket).key(full_key(&self.prefix, key));
@@ -83,7 +89,10 @@ impl Inner {
                 Some((first, _)) if first == range.start && length <= range.end - range.start => {}
                 None if range.start == 0 && length <= range.end => {}
                 other => {
-                    let error = Error::new(ErrorKind::Other, format!("{}: the server did not send the range asked for ({other:?})", what()));
+                    let error = Error::new(
+                        ErrorKind::Other,
+                        format!("{}: the server did not send the range asked for ({other:?})", what()),
+                    );
                     return Err(Failure { error, status: None, credentials: false });
                 }
             }

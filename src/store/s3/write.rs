@@ -38,7 +38,13 @@ impl Inner {
         self.checksums.then_some(ChecksumAlgorithm::Crc32C)
     }
 
-    pub(super) async fn put_whole(&self, client: &Client, key: &Key, payload: &Payload, mode: &PutMode) -> Result<Version, Failure> {
+    pub(super) async fn put_whole(
+        &self,
+        client: &Client,
+        key: &Key,
+        payload: &Payload,
+        mode: &PutMode,
+    ) -> Result<Version, Failure> {
         let what = || format!("put {key} to {}", self.location);
         let size = payload.len();
         self.counter.request(Request::Put);
@@ -63,7 +69,13 @@ impl Inner {
         Ok(version(answer.e_tag))
     }
 
-    pub(super) async fn put_in_parts(self: &Arc<Self>, client: &Client, key: &Key, payload: &Payload, mode: &PutMode) -> Result<Version, Failure> {
+    pub(super) async fn put_in_parts(
+        self: &Arc<Self>,
+        client: &Client,
+        key: &Key,
+        payload: &Payload,
+        mode: &PutMode,
+    ) -> Result<Version, Failure> {
         let what = || format!("put {key} to {} in parts", self.location);
         let name = full_key(&self.prefix, key);
         self.counter.request(Request::Put);
@@ -158,12 +170,17 @@ impl Upload {
                 .body(body(&part))
                 .content_length(i64::try_from(part.len()).unwrap_or(i64::MAX))
                 .set_checksum_algorithm(store.algorithm());
-            let sent = request.customize().disable_payload_signing().config_override(store.upload_timeouts(part.len())).send().await;
+            let sent =
+                request.customize().disable_payload_signing().config_override(store.upload_timeouts(part.len())).send().await;
             sent.map_err(|e| explain(what.clone(), &store.bucket, e).error)
         };
         let sent = store.retrier.run(part.len(), attempt).await;
         let answer = sent.map_err(|error| Failure { error, status: None, credentials: false })?;
-        Ok(CompletedPart::builder().part_number(number).set_e_tag(answer.e_tag).set_checksum_crc32_c(answer.checksum_crc32_c).build())
+        Ok(CompletedPart::builder()
+            .part_number(number)
+            .set_e_tag(answer.e_tag)
+            .set_checksum_crc32_c(answer.checksum_crc32_c)
+            .build())
     }
 
     fn finished(mut self) {
@@ -183,7 +200,10 @@ impl Drop for Upload {
         runtime.spawn(async move {
             if let Err(e) = abort.send().await {
                 // A lifecycle rule of the bucket removes it sooner or later; the README recommends one.
-                tracing::debug!("an unfinished upload of {name} stays in the bucket: {}", crate::store::server::Innermost::of(e.into()));
+                tracing::debug!(
+                    "an unfinished upload of {name} stays in the bucket: {}",
+                    crate::store::server::Innermost::of(e.into())
+                );
             }
         });
     }

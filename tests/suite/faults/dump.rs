@@ -17,7 +17,10 @@ impl World {
     fn new() -> Self {
         let server = Server::start(16);
         server.create_database("shop");
-        server.sql("shop", "CREATE UNLOGGED TABLE big AS SELECT n, repeat(md5(n::text), 30) AS text FROM generate_series(1, 25000) n");
+        server.sql(
+            "shop",
+            "CREATE UNLOGGED TABLE big AS SELECT n, repeat(md5(n::text), 30) AS text FROM generate_series(1, 25000) n",
+        );
         Self { dir: place(), server }
     }
 
@@ -60,7 +63,9 @@ fn child_of(parent: u32, name: &str) -> u32 {
         let text = std::fs::read_to_string(t.path().join("children")).unwrap_or_default();
         text.split_ascii_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<u32>>()
     });
-    let is_it = |pid: &u32| std::fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe.file_name() == Some(Path::new(name).as_os_str()));
+    let is_it = |pid: &u32| {
+        std::fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe.file_name() == Some(Path::new(name).as_os_str()))
+    };
     children.into_iter().find(is_it).unwrap_or_else(|| panic!("{parent} has no child {name}"))
 }
 

@@ -53,12 +53,7 @@ impl World {
     fn request(&self, holder: LockHolder) -> Request {
         let volume = volume::Settings { path: self.data.path().to_owned(), ..volume::Settings::default() };
         // Data in about ten packs, trees in some, an index for every three.
-        let writer = WriterOptions {
-            pack_size: 40_000,
-            tree_pack_size: 4_000,
-            index_bytes: 120_000,
-            ..WriterOptions::default()
-        };
+        let writer = WriterOptions { pack_size: 40_000, tree_pack_size: 4_000, index_bytes: 120_000, ..WriterOptions::default() };
         Request { writer, holder, ..crate::backup::request(SourceSettings::Volume(volume)) }
     }
 
@@ -168,7 +163,10 @@ async fn at_every_write(breaks: Breaks) {
         let again = uploaded(&store.writes());
         // A pack that is believed to have failed is in no index, and nobody died who might have left it.
         let unknown = if breaks == Breaks::ReplyLost { struck.bytes } else { 0 };
-        assert!(again + there <= whole + unknown + SLACK, "{at}: {there} bytes were there, {again} uploaded again, {whole} are all");
+        assert!(
+            again + there <= whole + unknown + SLACK,
+            "{at}: {there} bytes were there, {again} uploaded again, {whole} are all"
+        );
         assert_eq!(bytes_in(&dir.path().join("locks")), 0, "{at}: a lock is left");
 
         let repo = world.repo.with_store(Arc::new(world.store(dir.path())));
@@ -176,7 +174,12 @@ async fn at_every_write(breaks: Breaks) {
         assert_eq!(snapshots.len(), before + 1, "{at}");
         let data = world.data.path().to_owned();
         tokio::task::spawn_blocking(move || {
-            let checked = strongroom::repository::check(&repo, &CheckOptions { read_data: ReadData::All, ..CheckOptions::default() }, &Cancel::new()).unwrap();
+            let checked = strongroom::repository::check(
+                &repo,
+                &CheckOptions { read_data: ReadData::All, ..CheckOptions::default() },
+                &Cancel::new(),
+            )
+            .unwrap();
             assert!(checked.is_sound(), "{at}: {:#?}", checked.findings);
             for snapshot in snapshots {
                 let files = files_of(&repo, index.clone(), snapshot.file.tree);

@@ -47,7 +47,8 @@ fn offsets(len: usize) -> Vec<usize> {
 fn every_flip_in(folder: &str, codes: &[i32]) {
     let dir = sound();
     let d = dir.path();
-    let files: Vec<PathBuf> = if folder == "config" { vec![d.join("repo/config")] } else { objects(&d.join("repo").join(folder)) };
+    let files: Vec<PathBuf> =
+        if folder == "config" { vec![d.join("repo/config")] } else { objects(&d.join("repo").join(folder)) };
     assert!(!files.is_empty());
     for file in files {
         let len = file.metadata().unwrap().len() as usize;

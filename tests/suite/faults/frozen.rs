@@ -31,7 +31,10 @@ fn a_program_stopped_in_the_middle_commits_nothing() {
     run(d, &on_repo(&["backup", "--volume", "data"])).ok();
 
     let go = d.join("go");
-    let script = format!("head -c 14000000 /dev/urandom; until test -e {}; do sleep 0.05; done; head -c 100000 /dev/urandom", go.display());
+    let script = format!(
+        "head -c 14000000 /dev/urandom; until test -e {}; do sleep 0.05; done; head -c 100000 /dev/urandom",
+        go.display()
+    );
     let args = on_repo(&["backup", "--command", "--", "sh", "-c", &script]);
     let before = bytes_in(&repo.join("data"));
     let child = start(d, &args);

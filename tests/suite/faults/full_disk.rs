@@ -46,7 +46,13 @@ fn a_full_disk_is_said_and_leaves_no_snapshot() {
     let repo = d.join("repo");
     std::fs::create_dir(&repo).unwrap();
     let tmpfs = |options: &str| {
-        Command::new("mount").args(["-t", "tmpfs", "-o", options, "none"]).arg(&repo).stderr(Stdio::null()).status().unwrap().success()
+        Command::new("mount")
+            .args(["-t", "tmpfs", "-o", options, "none"])
+            .arg(&repo)
+            .stderr(Stdio::null())
+            .status()
+            .unwrap()
+            .success()
     };
     if !tmpfs("size=2m") {
         // A container in which root may not mount.
@@ -83,7 +89,11 @@ fn so_is_a_limit_on_the_size_of_files() {
     limited.args(["-c", "ulimit -f 1000; exec \"$@\"", "sh"]).arg(program.get_program());
     limited.args(on_repo(&["backup", "--volume", "data"])).current_dir(d);
     let o = limited.output().unwrap();
-    let ran = Ran { code: o.status.code().unwrap_or(-1), out: String::from_utf8(o.stdout).unwrap(), err: String::from_utf8(o.stderr).unwrap() };
+    let ran = Ran {
+        code: o.status.code().unwrap_or(-1),
+        out: String::from_utf8(o.stdout).unwrap(),
+        err: String::from_utf8(o.stderr).unwrap(),
+    };
     let (message, hint) = failure(&ran.exits(1));
     assert!(message.contains("File too large"), "{message}");
     assert!(hint.contains("ulimit -f"), "{hint}");

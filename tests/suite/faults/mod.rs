@@ -99,7 +99,12 @@ fn until(what: &str, mut so: impl FnMut() -> bool) {
 
 /// The program, started and not waited for. Its memory is small, and so are its packs: 8 MiB.
 fn start(dir: &Path, args: &[&str]) -> Child {
-    crate::cli::command(dir, args).env("STRONGROOM__LIMITS__MEMORY", "128MiB").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    crate::cli::command(dir, args)
+        .env("STRONGROOM__LIMITS__MEMORY", "128MiB")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap()
 }
 
 /// What a started program said in the end.

@@ -24,7 +24,11 @@ fn as_somebody(dir: &Path, args: &[&str]) -> Ran {
         plain = other;
     }
     let o = plain.output().expect("setpriv of util-linux");
-    Ran { code: o.status.code().unwrap_or(-1), out: String::from_utf8(o.stdout).unwrap(), err: String::from_utf8(o.stderr).unwrap() }
+    Ran {
+        code: o.status.code().unwrap_or(-1),
+        out: String::from_utf8(o.stdout).unwrap(),
+        err: String::from_utf8(o.stderr).unwrap(),
+    }
 }
 
 /// Sets the modes of everything below a directory and of itself; directories stay passable.

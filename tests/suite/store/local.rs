@@ -103,7 +103,8 @@ async fn names_that_cannot_be_files_are_refused() {
 /// Runs one test of this binary again in another environment; it must be `#[ignore]`d so that nobody else runs it.
 fn rerun(test: &str, shell: &str, dir: &std::path::Path) {
     let script = format!("{shell}; exec \"$0\" --exact --ignored --nocapture {test}");
-    let output = Command::new("sh").arg("-c").arg(script).arg(std::env::current_exe().unwrap()).env("STORE_DIR", dir).output().unwrap();
+    let output =
+        Command::new("sh").arg("-c").arg(script).arg(std::env::current_exe().unwrap()).env("STORE_DIR", dir).output().unwrap();
     assert!(output.status.success(), "{}\n{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(String::from_utf8_lossy(&output.stdout).contains("1 passed"), "the inner test did not run");
 }
@@ -155,7 +156,9 @@ fn updates_of_many_processes_lose_nothing() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("counter"), "0").unwrap();
     let me = std::env::current_exe().unwrap();
-    let run = |_| Command::new(&me).args(["--exact", "--ignored", "store::local::inside_counting"]).env("STORE_DIR", dir.path()).output();
+    let run = |_| {
+        Command::new(&me).args(["--exact", "--ignored", "store::local::inside_counting"]).env("STORE_DIR", dir.path()).output()
+    };
     let outputs: Vec<_> = std::thread::scope(|s| {
         let threads: Vec<_> = (0..4).map(|i| s.spawn(move || run(i))).collect();
         threads.into_iter().map(|t| t.join().unwrap().unwrap()).collect()

@@ -10,14 +10,19 @@ use strongroom::model::Time;
 use strongroom::runtime::{SystemClock, TestClock};
 use strongroom::store::fault::{Fault, FaultStore, Op, Rule, When};
 use strongroom::store::{
-    Counted, Counter, ErrorKind, Lease, LocalStore, OpenOptions, Payload, PutMode, Retrier, Retry, RetryPolicy, Settings, Store, lease,
+    Counted, Counter, ErrorKind, Lease, LocalStore, OpenOptions, Payload, PutMode, Retrier, Retry, RetryPolicy, Settings, Store,
+    lease,
 };
 
 use super::conformance::{Fixture, conformance, key, keys};
 use super::local::temp_store;
 
 fn retrier(counter: &Arc<Counter>) -> Retrier {
-    let policy = RetryPolicy { first_wait: Duration::from_millis(1), longest_wait: Duration::from_millis(5), deadline: Duration::from_secs(60) };
+    let policy = RetryPolicy {
+        first_wait: Duration::from_millis(1),
+        longest_wait: Duration::from_millis(5),
+        deadline: Duration::from_secs(60),
+    };
     Retrier::new(policy, counter.clone(), 1)
 }
 
@@ -95,7 +100,10 @@ async fn faults_strike_where_they_are_told_to() {
     store.clear();
 
     let seen = Arc::new(std::sync::Mutex::new(Vec::new()));
-    let hook = { let seen = seen.clone(); Arc::new(move |l: &strongroom::store::fault::Logged| seen.lock().unwrap().push(l.key.clone())) };
+    let hook = {
+        let seen = seen.clone();
+        Arc::new(move |l: &strongroom::store::fault::Logged| seen.lock().unwrap().push(l.key.clone()))
+    };
     store.add(Rule::new(Fault::Before(hook)).writes().when(When::From(2)));
     for name in ["one", "two", "three"] {
         store.put(&key(name), Payload::from("x"), PutMode::Create).await.unwrap();

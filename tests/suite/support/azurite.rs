@@ -1,74 +1,117 @@
-//! Azurite as Azure Blob server: one over http for the whole run, one over https with OAuth for the tests of tokens.
+//! Azurite, the Azure Blob server: one for all tests, on a free port, in memory, gone when the test process is gone.
 
-use std::process::Command;
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::process::CommandExt as _;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use strongroom::runtime::{Secret, SecretText};
 use strongroom::store::{AzureAuth, Settings};
 
-use super::watched::{Certificates, Watched, folder, free_ports, tool};
-
-/// The well-known account and key of the emulator.
 pub const ACCOUNT: &str = "devstoreaccount1";
+/// The well-known key of every emulator.
 pub const KEY: &str = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==";
 
-/// A running server.
-#[derive(Debug)]
 pub struct Azurite {
-    server: Watched,
-    pub port: u16,
-    /// `None` over plain http.
-    pub certificates: Option<Certificates>,
+    port: u16,
+    // Ends the server when its standard input is closed.
+    _watchdog: Child,
 }
 
-/// The server over http, where shared keys and signatures are checked.
+/// The one that all tests share: take a container of your own.
 pub fn shared() -> &'static Azurite {
     static SERVER: OnceLock<Azurite> = OnceLock::new();
-    SERVER.get_or_init(|| Azurite::start(false))
+    SERVER.get_or_init(Azurite::start)
 }
 
-/// The server over https, where bearer tokens are accepted, too.
-pub fn shared_https() -> &'static Azurite {
-    static SERVER: OnceLock<Azurite> = OnceLock::new();
-    SERVER.get_or_init(|| Azurite::start(true))
+fn program() -> PathBuf {
+    let cache = std::env::var_os("STRONGROOM_CACHE")
+        .map_or_else(|| PathBuf::from(std::env::var_os("HOME").expect("HOME")).join(".cache/strongroom"), PathBuf::from);
+    let program = cache.join("azurite-3.33.0/node_modules/.bin/azurite-blob");
+    assert!(program.exists(), "Azurite is not in {}: run `make tools` (tests/tools/azurite.sh)", cache.display());
+    program
 }
 
 impl Azurite {
-    pub fn start(https: bool) -> Self {
-        (0..5).find_map(|_| Self::try_start(https)).expect("Azurite does not start")
-    }
-
-    fn try_start(https: bool) -> Option<Self> {
-        let azurite = tool("azurite-3.33.0", "azurite.sh").join("node_modules/.bin/azurite-blob");
-        let dir = folder("azurite");
-        let port = free_ports(1, false)[0];
-        let mut command = Command::new(azurite);
-        command.args(["--inMemoryPersistence", "--blobHost", "127.0.0.1", "--silent", "--skipApiVersionCheck", "--blobPort"]).arg(port.to_string());
-        let certificates = https.then(|| Certificates::make(&dir));
-        if let Some(made) = &certificates {
-            command.arg("--cert").arg(&made.certificate).arg("--key").arg(&made.key).args(["--oauth", "basic"]);
+    fn start() -> Self {
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let script = r#""$@" </dev/null & server=$!
+            cat >/dev/null
+            kill -KILL $server; wait $server 2>/dev/null"#;
+        let mut watchdog = Command::new("/bin/sh");
+        watchdog.args(["-c", script, "sh"]).arg(program());
+        watchdog.args(["--inMemoryPersistence", "--blobHost", "127.0.0.1", "--blobPort", &port.to_string()]);
+        // What the SDK speaks is newer than what Azurite knows of.
+        watchdog.args(["--silent", "--skipApiVersionCheck"]);
+        watchdog.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
+        let server = Self { port, _watchdog: watchdog.spawn().expect("start Azurite") };
+        let began = Instant::now();
+        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+            assert!(began.elapsed() < Duration::from_secs(60), "Azurite does not start");
+            std::thread::sleep(Duration::from_millis(50));
         }
-        let server = Watched::start("Azurite", dir, &command);
-        let up = server.wait(|| std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
-        up.then_some(Self { server, port, certificates })
+        server
     }
 
     pub fn endpoint(&self) -> String {
-        let scheme = if self.certificates.is_some() { "https" } else { "http" };
-        format!("{scheme}://127.0.0.1:{}/{ACCOUNT}", self.port)
+        format!("http://127.0.0.1:{}/{ACCOUNT}", self.port)
     }
 
-    /// Settings for a place of one's own in `container`, with the account's key.
-    pub fn settings(&self, container: &str) -> Settings {
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// A container that nobody else uses.
+    pub fn container(&self) -> String {
         static COUNT: AtomicU32 = AtomicU32::new(0);
-        let prefix = format!("test/{}", COUNT.fetch_add(1, Ordering::Relaxed));
-        let mut settings = Settings::new(format!("azblob://{container}/{prefix}").parse().unwrap());
+        let name = format!("test-{}", COUNT.fetch_add(1, Ordering::Relaxed));
+        let request = format!(
+            "PUT /{ACCOUNT}/{name}?restype=container&{} HTTP/1.1\r\nHost: 127.0.0.1\r\nx-ms-version: 2021-12-02\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+            sas("rwdlc")
+        );
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 201"), "{answer}");
+        name
+    }
+
+    /// How to reach `container/prefix` with the account's key.
+    pub fn settings(&self, place: &str) -> Settings {
+        let mut settings = Settings::new(format!("azblob://{place}").parse().unwrap());
         settings.allow_http = true;
         settings.azure.account = ACCOUNT.to_owned();
         settings.azure.endpoint = Some(self.endpoint());
-        settings.azure.auth = AzureAuth::SharedKey(Secret::Value(SecretText::new(KEY.to_owned())));
-        settings.azure.ca_file = self.certificates.as_ref().map(|c| c.ca.clone());
+        settings.azure.auth = AzureAuth::SharedKey(secret(KEY));
         settings
     }
+}
+
+pub fn secret(text: &str) -> Secret {
+    Secret::Value(SecretText::new(text.to_owned()))
+}
+
+/// A signature of the account with these permissions.
+pub fn sas(permissions: &str) -> String {
+    let (version, until) = ("2018-11-09", "2099-01-01T00:00:00Z");
+    let text = format!("{ACCOUNT}\n{permissions}\nb\nsco\n\n{until}\n\nhttps,http\n{version}\n");
+    let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, &STANDARD.decode(KEY).unwrap());
+    let signature = STANDARD.encode(ring::hmac::sign(&key, text.as_bytes()));
+    let pairs = [
+        ("sv", version),
+        ("ss", "b"),
+        ("srt", "sco"),
+        ("sp", permissions),
+        ("se", until),
+        ("spr", "https,http"),
+        ("sig", &signature),
+    ];
+    url::form_urlencoded::Serializer::new(String::new()).extend_pairs(pairs).finish()
 }

@@ -46,8 +46,13 @@ impl SeaweedFs {
         let mut command = Command::new(weed);
         command.arg("-logtostderr=true").arg("mini").arg(format!("-dir={}", data.display()));
         command.args("-ip=127.0.0.1 -ip.bind=127.0.0.1 -master.telemetry=false -admin.ui=false -webdav=false -s3.port.iceberg=0 -s3.port.lance=0".split(' '));
-        command.args("-s3.autoCreateBucket=false -s3.allowDeleteBucketNotEmpty=false -master.volumeSizeLimitMB=64 -volume.max=200".split(' '));
-        for (name, port) in ["master.port", "volume.port", "filer.port", "admin.port", "s3.port", "s3.port.https"].iter().zip(&ports) {
+        command.args(
+            "-s3.autoCreateBucket=false -s3.allowDeleteBucketNotEmpty=false -master.volumeSizeLimitMB=64 -volume.max=200"
+                .split(' '),
+        );
+        for (name, port) in
+            ["master.port", "volume.port", "filer.port", "admin.port", "s3.port", "s3.port.https"].iter().zip(&ports)
+        {
             command.arg(format!("-{name}={port}"));
         }
         command.arg(format!("-s3.config={}", dir.join("s3.json").display())).arg(format!("-bucket={BUCKET}"));

@@ -131,15 +131,27 @@ impl Certificates {
         let extensions = dir.join("extensions");
         std::fs::write(&extensions, "subjectAltName = IP:127.0.0.1, DNS:localhost\nbasicConstraints = CA:FALSE\n").unwrap();
         let new_key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"];
-        openssl(dir, &[&["req", "-x509", "-days", "30", "-subj", "/CN=Test authority", "-keyout", "ca.key", "-out", "ca.pem"], &new_key[..]].concat());
-        openssl(dir, &[&["req", "-subj", "/CN=Test server", "-keyout", "server.key", "-out", "server.csr"], &new_key[..]].concat());
-        let sign = "x509 -req -days 30 -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -extfile extensions -out server.pem";
+        openssl(
+            dir,
+            &[
+                &["req", "-x509", "-days", "30", "-subj", "/CN=Test authority", "-keyout", "ca.key", "-out", "ca.pem"],
+                &new_key[..],
+            ]
+            .concat(),
+        );
+        openssl(
+            dir,
+            &[&["req", "-subj", "/CN=Test server", "-keyout", "server.key", "-out", "server.csr"], &new_key[..]].concat(),
+        );
+        let sign =
+            "x509 -req -days 30 -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -extfile extensions -out server.pem";
         openssl(dir, &sign.split(' ').collect::<Vec<_>>());
         made
     }
 }
 
 fn openssl(dir: &Path, args: &[&str]) {
-    let output = Command::new("openssl").args(args).current_dir(dir).output().expect("openssl is needed (Debian package openssl)");
+    let output =
+        Command::new("openssl").args(args).current_dir(dir).output().expect("openssl is needed (Debian package openssl)");
     assert!(output.status.success(), "openssl {args:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
