@@ -58,7 +58,7 @@ fn check(s: &Session) -> Result<Done> {
         "ok": true, "file": path, "environment": settings.environment, "tenants": settings.tenants.len(), "jobs": jobs, "commands": settings.commands, "mistakes": [],
     });
     s.out.print(&answer, |t| {
-        output::say!(t, "{}: ok, {} tenants, {jobs} jobs", path.display(), settings.tenants.len());
+        output::say!(t, "{}: ok, tenants: {}, jobs: {jobs}", path.display(), settings.tenants.len());
         for command in &settings.commands {
             output::say!(t, "runs a program (needs --allow-commands): {command}");
         }

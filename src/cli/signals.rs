@@ -1,4 +1,5 @@
-//! SIGINT and SIGTERM: the first ends the work in order, the second at once.
+//! SIGINT and SIGTERM: the first ends the work in order, the second at once. SIGXFSZ ends nothing: a write that goes
+//! beyond the allowed size of files fails with an error that says so.
 
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -10,6 +11,9 @@ use crate::runtime::Cancel;
 pub(super) fn watch(cancel: Cancel) -> Result<()> {
     let mut interrupt = signal(SignalKind::interrupt()).context(|| "watch for SIGINT")?;
     let mut terminate = signal(SignalKind::terminate()).context(|| "watch for SIGTERM")?;
+    // Handled, it does not kill; and unlike an ignored one it is not inherited by programs started from here. The handler
+    // stays after the stream is gone.
+    drop(signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw())).context(|| "watch for SIGXFSZ")?);
     tokio::spawn(async move {
         loop {
             let name = tokio::select! {

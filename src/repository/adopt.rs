@@ -6,7 +6,9 @@ use futures::{StreamExt, TryStreamExt};
 
 use super::Repository;
 use super::index::{Index, IndexFile, IndexedPack};
+use super::lock::RepoLock;
 use super::pack::{expected_pack_size, parse_header};
+use super::writer::write_index;
 use crate::error::{Context, Result};
 use crate::model::Id;
 use crate::store::{Key, ObjectMeta};
@@ -21,8 +23,8 @@ const TAIL: u64 = 64 << 10;
 /// Costs one listing, and one or two small reads for each orphan. A pack that is damaged is left alone.
 ///
 /// # Errors
-/// The store's failures.
-pub async fn adopt_orphans(repo: &Repository, index: &Index) -> Result<usize> {
+/// The store's failures; [`crate::error::Kind::Locked`] if the lock was lost, and then nothing is adopted.
+pub async fn adopt_orphans(repo: &Repository, index: &Index, lock: &RepoLock) -> Result<usize> {
     let known: HashSet<Id> = index.packs().iter().copied().collect();
     let listed: Vec<ObjectMeta> = repo.store().list("data/").try_collect().await.context(|| "list packs")?;
     let orphans: Vec<(Id, ObjectMeta)> = listed
@@ -34,7 +36,7 @@ pub async fn adopt_orphans(repo: &Repository, index: &Index) -> Result<usize> {
     let packs: Vec<IndexedPack> = read.buffer_unordered(8).filter_map(|pack| async move { pack }).collect().await;
     let adopted = packs.len();
     if adopted > 0 {
-        repo.save_index(IndexFile { packs }).await.context(|| "write an index of packs that a broken run left")?;
+        write_index(repo, Some(lock), IndexFile { packs }).await.context(|| "write an index of packs that a broken run left")?;
     }
     Ok(adopted)
 }

@@ -11,7 +11,7 @@ use bytes::Bytes;
 /// How a file is cut into blobs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Chunking {
-    /// Content-defined, 512 KiB to 3 MiB, mean about 1.4 MiB: ordinary files.
+    /// Content-defined, 512 KiB to 2 MiB, mean about 1.2 MiB: ordinary files.
     Content,
     /// Content-defined, 64 KiB to 1 MiB, mean about 200 KiB: dumps, where changed rows are scattered.
     Stream,
@@ -33,7 +33,7 @@ struct Limits {
 impl Chunking {
     fn limits(self) -> Limits {
         match self {
-            Chunking::Content => Limits { min: 512 << 10, avg: 1 << 20, max: 3 << 20, block: 6 << 20 },
+            Chunking::Content => Limits { min: 512 << 10, avg: 1 << 20, max: 2 << 20, block: 4 << 20 },
             Chunking::Stream => Limits { min: 64 << 10, avg: 128 << 10, max: 1 << 20, block: 4 << 20 },
             Chunking::Fixed(n) => {
                 let n = (n as usize).max(64 << 10);
@@ -44,7 +44,7 @@ impl Chunking {
 }
 
 /// Cuts a stream that is read or pushed in pieces of any size. Boundaries depend on the bytes only, never on how they
-/// arrived. Holds at most one block (4 to 6 MiB) of its own; chunks it gave out share theirs.
+/// arrived. Holds at most one block (4 MiB) of its own; chunks it gave out share theirs.
 #[derive(Debug)]
 pub(crate) struct Chunker {
     limits: Limits,
@@ -154,7 +154,7 @@ mod tests {
         assert_eq!(lengths(Chunking::Content, &data, 1 << 20), GOLDEN_CONTENT);
         assert_eq!(lengths(Chunking::Stream, data.get(..1 << 20).unwrap_or_default(), 1 << 20), GOLDEN_STREAM);
         assert_eq!(lengths(Chunking::Fixed(64 << 10), data.get(..150_000).unwrap_or_default(), 4096), [65536, 65536, 18928]);
-        assert_eq!(lengths(Chunking::Content, &vec![0; 9 << 20], 1 << 20), [3 << 20, 3 << 20, 3 << 20]);
+        assert_eq!(lengths(Chunking::Content, &vec![0; 9 << 20], 1 << 20), [2 << 20, 2 << 20, 2 << 20, 2 << 20, 1 << 20]);
         assert!(lengths(Chunking::Content, &[], 1).is_empty());
     }
 

@@ -189,32 +189,45 @@ async fn unwrap(store: &dyn Store, id: &Id, password: &SecretText) -> Result<Opt
 
 /// Finds the key that `password` opens and that opens `config`, which is returned with it. Damaged key files, and those
 /// of a process that just lost the race to create the repository, are passed over as long as another one opens.
+///
+/// # Errors
+/// [`Kind::WrongPassword`] only if a sound key file refused the password; [`Kind::Corrupt`] if none is there to ask, or
+/// `config` does not decrypt; the store's failures.
 pub(super) async fn open(store: &dyn Store, password: &SecretText, config: &[u8]) -> Result<(Id, MasterKey, ConfigFile)> {
-    let mut broken = None;
+    let (mut broken, mut refused) = (None, false);
     let listed = raw::list(store, "keys").await?;
-    let none = listed.is_empty();
     for (id, _) in listed.into_iter().take(MAX_TRIED) {
         match unwrap(store, &id, password).await.context(|| format!("open key {}", id.short())) {
             Ok(Some(master)) => match raw::decode(&master, config).context(|| "read the repository's config") {
                 Ok(config) => return Ok((id, master, config)),
-                Err(e) => broken = Some(e),
+                Err(e) => {
+                    broken =
+                        Some(e.hint("The password opens a key, so `config` was damaged or replaced. Bring it back from a copy."))
+                }
             },
-            Ok(None) => {}
+            Ok(None) => refused = true,
             // Removed since it was listed: another process lost the race to create the repository.
             Err(e) if e.kind() == Kind::NotFound => {}
-            Err(e) if e.kind() == Kind::Corrupt || e.kind() == Kind::Failed => broken = Some(e),
+            Err(e) if e.kind() == Kind::Corrupt || e.kind() == Kind::Failed => {
+                broken = Some(e.hint("The key file was damaged. Bring it back from a copy; the password may be right."));
+            }
             Err(e) => return Err(e),
         }
     }
-    if none {
-        return Err(Error::new(Kind::Corrupt, format!("the repository at {} has no keys", store.location()))
-            .hint("Without any file in keys/, the repository cannot be opened. Restore one from a copy."));
-    }
-    let error =
-        Error::new(Kind::WrongPassword, format!("no key of the repository at {} opens with this password", store.location()))
+    match broken {
+        Some(broken) if !refused => Err(broken.context(format!("the repository at {} cannot be opened", store.location()))),
+        None if !refused => Err(Error::new(Kind::Corrupt, format!("the repository at {} has no keys", store.location()))
+            .hint("Without any file in keys/, the repository cannot be opened. Restore one from a copy.")),
+        broken => {
+            let error = Error::new(
+                Kind::WrongPassword,
+                format!("no key of the repository at {} opens with this password", store.location()),
+            )
             .hint("Check which password the configuration refers to; `restic key list` shows the keys that exist.");
-    Err(match broken {
-        Some(b) => error.because(b),
-        None => error,
-    })
+            Err(match broken {
+                Some(b) => error.because(b),
+                None => error,
+            })
+        }
+    }
 }

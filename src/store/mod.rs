@@ -18,8 +18,11 @@ pub mod lease;
 pub mod local;
 mod open;
 pub mod retry;
+pub mod s3;
+mod server;
 mod settings;
 mod shared;
+mod tls;
 mod url;
 
 use std::fmt;
@@ -44,7 +47,7 @@ use crate::model::Time;
 /// `Result` with a store [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// An object's name below the store's root: `/`-separated segments, each non-empty, none `.` or `..`, no NUL, no
+/// An object's name below the store's root: `/`-separated segments, each non-empty, none `.` or `..`, no control characters, no
 /// leading or trailing `/`, at most 900 bytes. Listing prefixes are plain text and may end anywhere.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key(String);
@@ -56,7 +59,8 @@ impl Key {
     /// [`ErrorKind::Invalid`] with the offending key.
     pub fn new(key: impl Into<String>) -> Result<Self> {
         let key = key.into();
-        let bad = key.len() > 900 || key.contains('\0') || key.split('/').any(|s| s.is_empty() || s == "." || s == "..");
+        let bad =
+            key.len() > 900 || key.chars().any(char::is_control) || key.split('/').any(|s| s.is_empty() || s == "." || s == "..");
         if bad {
             return Err(Error::new(ErrorKind::Invalid, format!("`{}` cannot be an object key", key.escape_debug())));
         }
@@ -152,8 +156,10 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// Stores `payload` under `key`, atomically and durably, and tells the new state.
     ///
     /// # Errors
-    /// [`ErrorKind::AlreadyExists`] (only [`PutMode::Create`]) and [`ErrorKind::Conflict`] (only [`PutMode::Update`])
-    /// mean that somebody else's object is there and nothing changed. After any other error the object may be there, whole.
+    /// [`ErrorKind::AlreadyExists`] (only [`PutMode::Create`]) means that somebody else's object is there;
+    /// [`ErrorKind::Conflict`] (only [`PutMode::Update`]) that another state is there, or nothing. With retries below, an
+    /// update that took effect, lost its reply and was then replaced by somebody else is a conflict, too: put something
+    /// into the bytes that tells your own changes. After any other error the object may be there, whole.
     async fn put(&self, key: &Key, payload: Payload, mode: PutMode) -> Result<Version>;
 
     /// Reads a byte range, or all of it. Held in memory, so ask for ranges of large objects.
@@ -182,9 +188,11 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// Any but [`ErrorKind::NotFound`].
     async fn delete(&self, key: &Key) -> Result<()>;
 
-    /// Every object whose key starts with `prefix`, in ascending byte order of keys, read page by page.
-    /// A prefix without objects (or whose directory is missing) lists nothing. The stream ends after its first error.
-    /// Temporary files of a local store are not listed.
+    /// Every object whose key starts with `prefix`, read page by page. A prefix without objects (or whose directory is
+    /// missing) lists nothing. The stream ends after its first error. Temporary files of a local store are not listed.
+    ///
+    /// Each object is listed once, in ascending byte order of keys on local stores, Amazon's S3 and Azure; some servers
+    /// that speak S3 walk directories instead (`a/b` before `a-b`). Who needs an order sorts.
     fn list<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<ObjectMeta>>;
 
     /// The store's own clock, to judge leases, locks and future-dated snapshots by; at most a few seconds old.
@@ -280,6 +288,12 @@ impl Error {
         out
     }
 
+    /// The same failure under another kind, for a caller that knows what was asked for.
+    fn with_kind(mut self, kind: ErrorKind) -> Self {
+        self.kind = kind;
+        self
+    }
+
     /// Says how long it was tried.
     fn gave_up(mut self, tries: u32, spent: Duration) -> Self {
         if tries > 1 {
@@ -320,6 +334,14 @@ impl From<Error> for crate::error::Error {
             Some(h) => out.hint(h),
             None => out,
         }
+    }
+}
+
+/// Whether a key can start like this. Servers that know directories make something else of `//` or `..`.
+fn can_start_a_key(prefix: &str) -> bool {
+    match prefix.rsplit_once('/') {
+        Some((folders, _)) => Key::new(folders).is_ok(),
+        None => true,
     }
 }
 

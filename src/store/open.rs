@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::azure::AzureStore;
 use super::local::LocalStore;
+use super::s3::S3Store;
 use super::{Counted, Counter, Error, ErrorKind, Result, Retrier, Retry, RetryPolicy, Settings, Store, StoreUrl};
 use crate::runtime::Clock;
 
@@ -49,12 +50,13 @@ pub async fn open(settings: &Settings, options: &OpenOptions) -> Result<Arc<dyn 
             let local = LocalStore::below(path.clone(), prefix, options.clock.clone())?;
             Ok(Arc::new(Retry::new(Counted::new(local, options.counter.clone()), retrier)))
         }
+        StoreUrl::S3 { .. } => {
+            let s3 = S3Store::new(settings, options.counter.clone(), retrier.clone()).await?;
+            Ok(Arc::new(Retry::new(s3, retrier)))
+        }
         StoreUrl::Azure { .. } => {
             let azure = AzureStore::open(settings, options.clock.clone()).await?;
             Ok(Arc::new(Retry::new(Counted::new(azure, options.counter.clone()), retrier)))
-        }
-        StoreUrl::S3 { .. } => {
-            Err(Error::new(ErrorKind::Invalid, format!("{} cannot be opened by this version", settings.url)))
         }
     }
 }

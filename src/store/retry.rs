@@ -8,7 +8,8 @@
 //! had failed without a clear answer, that earlier try may have succeeded. The object is then read back: with exactly our
 //! bytes in it, the put succeeded; with other bytes, somebody else's object is there and the refusal stands. (Two
 //! processes that create the same bytes under the same key both succeed then. Who must know which of them it was puts
-//! something random inside, as [`super::lease`] does.)
+//! something random inside, as [`super::lease`] does.) What cannot be told apart: an update that took effect and was
+//! replaced before we looked. It is reported as a conflict, which is what the caller finds when it reads again.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -182,34 +183,19 @@ impl<S: Store> Store for Retry<S> {
         self.retrier.run(0, |_| self.inner.delete(key)).await
     }
 
-    /// A listing that breaks is started again and what was seen already left out, so that it is whole and in order.
+    /// A listing that breaks is started again and what was seen already left out, so that it is whole. That needs
+    /// ascending keys; where the store has another order, a broken listing is an error.
     fn list<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<ObjectMeta>> {
-        let state = (None::<Key>, None::<BoxStream<'a, Result<ObjectMeta>>>, false);
-        let objects = futures::stream::unfold(state, move |(last, stream, ended)| async move {
-            if ended {
-                return None;
-            }
-            // Kept outside the tries, which take and replace it.
-            let open = tokio::sync::Mutex::new(stream);
+        let objects = futures::stream::unfold(Some(Listing::default()), move |listing| async move {
+            let listing = tokio::sync::Mutex::new(listing?);
             let next = self.retrier.run(0, |_| async {
-                let mut open = open.lock().await;
-                let stream = open.get_or_insert_with(|| self.inner.list(prefix));
-                loop {
-                    match stream.next().await {
-                        Some(Ok(meta)) if last.as_ref().is_some_and(|last| meta.key <= *last) => {}
-                        Some(Err(e)) => {
-                            *open = None;
-                            return Err(e);
-                        }
-                        Some(Ok(meta)) => return Ok(Some(meta)),
-                        None => return Ok(None),
-                    }
-                }
+                let mut listing = listing.lock().await;
+                listing.next(|| self.inner.list(prefix)).await
             });
             match next.await {
-                Ok(Some(meta)) => Some((Ok(meta.clone()), (Some(meta.key), open.into_inner(), false))),
+                Ok(Some(meta)) => Some((Ok(meta), Some(listing.into_inner()))),
                 Ok(None) => None,
-                Err(e) => Some((Err(e), (last, None, true))),
+                Err(e) => Some((Err(e), None)),
             }
         });
         objects.boxed()
@@ -217,5 +203,41 @@ impl<S: Store> Store for Retry<S> {
 
     async fn now(&self) -> Result<Time> {
         self.retrier.run(0, |_| self.inner.now()).await
+    }
+}
+
+/// A listing that can be begun again.
+#[derive(Default)]
+struct Listing<'a> {
+    stream: Option<BoxStream<'a, Result<ObjectMeta>>>,
+    last: Option<Key>,
+    /// The store does not list in ascending order.
+    unordered: bool,
+    /// Begun again, and not yet past `last`.
+    behind: bool,
+}
+
+impl<'a> Listing<'a> {
+    async fn next(&mut self, open: impl Fn() -> BoxStream<'a, Result<ObjectMeta>>) -> Result<Option<ObjectMeta>> {
+        loop {
+            let next = self.stream.get_or_insert_with(&open).next().await;
+            let Some(next) = next else { return Ok(None) };
+            match next {
+                Ok(meta) if self.behind && self.last.as_ref().is_some_and(|last| meta.key <= *last) => {}
+                Ok(meta) => {
+                    self.behind = false;
+                    self.unordered |= self.last.as_ref().is_some_and(|last| meta.key < *last);
+                    self.last = Some(meta.key.clone());
+                    return Ok(Some(meta));
+                }
+                Err(e) if self.unordered && e.kind() == ErrorKind::Unavailable => {
+                    return Err(Error::new(ErrorKind::Other, "the listing broke off and cannot be continued").because(e));
+                }
+                Err(e) => {
+                    (self.stream, self.behind) = (None, true);
+                    return Err(e);
+                }
+            }
+        }
     }
 }

@@ -96,7 +96,10 @@ async fn conditions_hold_for_whole_puts_and_for_blocks() {
         store.delete(&k).await.unwrap();
         store.delete(&k).await.unwrap();
         assert_eq!(kind(store.put(&k, Payload::from(vec![3; len]), PutMode::Update(second)).await), ErrorKind::Conflict);
-        assert_eq!(kind(store.put(&k, Payload::from(vec![3; len]), PutMode::Update(Version("0x0".into()))).await), ErrorKind::Conflict);
+        assert_eq!(
+            kind(store.put(&k, Payload::from(vec![3; len]), PutMode::Update(Version("0x0".into()))).await),
+            ErrorKind::Conflict
+        );
     }
 }
 
@@ -278,12 +281,15 @@ async fn a_repository_is_made_filled_and_read_back() {
     let tree = snapshots[0].file.tree;
     let read = tokio::task::spawn_blocking(move || {
         let nodes = reader.tree(tree).unwrap();
-        nodes.iter().map(|node| {
-            let NodeKind::File { content, .. } = &node.kind else { panic!("not a file") };
-            let mut read = Vec::new();
-            reader.file(content).read_to_end(&mut read).unwrap();
-            read
-        }).collect::<Vec<_>>()
+        nodes
+            .iter()
+            .map(|node| {
+                let NodeKind::File { content, .. } = &node.kind else { panic!("not a file") };
+                let mut read = Vec::new();
+                reader.file(content).read_to_end(&mut read).unwrap();
+                read
+            })
+            .collect::<Vec<_>>()
     });
     assert!(read.await.unwrap().iter().eq(files.iter().map(|(_, data)| data)));
     again.lock(strongroom::repository::LockMode::Exclusive, &holder(), &Cancel::new()).await.unwrap().release().await.unwrap();

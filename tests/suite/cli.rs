@@ -485,7 +485,7 @@ fn what_could_not_be_read_makes_the_snapshot_incomplete_and_the_exit_code_3() {
     };
     let secret = d.join("data/secret");
     std::fs::write(&secret, "secret").unwrap();
-    std::fs::set_permissions(&secret, PermissionsExt::from_mode(0)).unwrap();
+    std::fs::set_permissions(&secret, PermissionsExt::from_mode(0o000)).unwrap();
     std::fs::set_permissions(d, PermissionsExt::from_mode(0o755)).unwrap();
     std::fs::remove_dir_all(d.join("repo")).unwrap();
     for name in ["repo", "data"] {

@@ -149,7 +149,7 @@ async fn load_index(repo: &Repository, lock: &RepoLock) -> Result<Arc<Index>> {
     if !lock.follows_a_killed_run() || repo.load_locks().await?.len() > 1 {
         return Ok(index);
     }
-    match adopt_orphans(repo, &index).await? {
+    match adopt_orphans(repo, &index, lock).await? {
         0 => Ok(index),
         packs => {
             tracing::info!(packs, "a killed run left packs that are now used");

@@ -181,7 +181,7 @@ impl Turn {
     fn start(&mut self, due: Due<Arc<dyn Task>>, now: Time) {
         let late = now.seconds_since(due.due);
         let span = tracing::info_span!("run", job = due.name);
-        span.in_scope(|| tracing::info!(due = %due.due, "starting{}", if late > 60.0 { format!(", {late:.0} s after it was due") } else { String::new() }));
+        span.in_scope(|| tracing::info!("starting{}", if late > 60.0 { " a run that was missed" } else { "" }));
         if let Some((tenant, job)) = due.name.split_once('/') {
             let metrics = self.metrics.job(tenant, job);
             metrics.running(true);

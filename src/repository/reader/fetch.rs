@@ -22,7 +22,7 @@ pub struct Want {
 }
 
 /// Ranges up to this size are read with one request; a single larger blob is read alone.
-const RANGE: u64 = 4 << 20;
+const RANGE: u64 = 2 << 20;
 /// Bytes that are read in vain rather than ask again.
 const GAP: u64 = 128 << 10;
 
@@ -33,7 +33,7 @@ struct Planned {
 
 impl Reader {
     /// Reads every wanted blob once, checks it and hands it to `write` for each of its places. `write` is called from
-    /// several threads at once, in no order. Memory: 72 B a want and about 12 MiB a thread.
+    /// several threads at once, in no order. Memory: 72 B a want and about 8 MiB a thread.
     ///
     /// # Errors
     /// The first failure; `write` may have been called for any part of the wants by then.

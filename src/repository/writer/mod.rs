@@ -6,7 +6,8 @@
 //!
 //! **Order.** A pack is described in an index only after the store acknowledged it; an index is written every
 //! [`INDEX_SECONDS`] or [`INDEX_BYTES`] or [`INDEX_BLOBS`], so that a killed run is not repeated; the snapshot comes
-//! last ([`Writer::commit`]). Right before an index and before the snapshot the repository lock is checked.
+//! last ([`Writer::commit`]). The repository lock is checked right before an index and the snapshot are
+//! written, and again right after: if it was lost in between they are taken back.
 //!
 //! **What leaks on a crash**: packs that no index names. [`super::adopt`] finds and uses them.
 
@@ -33,13 +34,14 @@ use crate::model::{Id, Node};
 
 pub use file::{FileContent, FileWriter};
 pub use lane::Lane;
+pub(super) use upload::write_index;
 
 /// An index file is written at least this often.
 pub(crate) const INDEX_SECONDS: u64 = 60;
 /// …and after so many bytes of packs.
 pub(crate) const INDEX_BYTES: u64 = 512 << 20;
-/// …and after so many blobs: what stock clients take as full.
-pub(crate) const INDEX_BLOBS: usize = 50_000;
+/// …and after so many blobs: 4 MB of JSON. Stock clients take 50,000 as full, and any number.
+pub(crate) const INDEX_BLOBS: usize = 20_000;
 
 /// How a run writes.
 #[derive(Debug, Clone)]
@@ -56,11 +58,21 @@ pub struct WriterOptions {
     pub queue_bytes: u64,
     /// Packs being uploaded at the same time.
     pub uploads: usize,
+    /// An index is written after so many bytes of packs, or earlier.
+    pub index_bytes: u64,
 }
 
 impl Default for WriterOptions {
     fn default() -> Self {
-        Self { level: 1, lanes: 0, pack_size: 16 << 20, tree_pack_size: 4 << 20, queue_bytes: 24 << 20, uploads: 2 }
+        Self {
+            level: 1,
+            lanes: 0,
+            pack_size: 16 << 20,
+            tree_pack_size: 4 << 20,
+            queue_bytes: 24 << 20,
+            uploads: 2,
+            index_bytes: INDEX_BYTES,
+        }
     }
 }
 
@@ -68,7 +80,7 @@ impl WriterOptions {
     /// Options whose buffers stay within `budget` bytes for the whole process.
     ///
     /// Peak ≈ 25 MiB for the program + 48 B a known blob + 24 B a new one + (uploads + 2) packs + tree pack + queue +
-    /// per lane 4 × the largest blob (3 MiB) + per walker one block (6 MiB): about 110 MiB on two processors, whatever
+    /// per lane 4 × the largest blob (2 MiB) + per walker one block (4 MiB): about 110 MiB on two processors, whatever
     /// the input. A budget of 512 MiB and more buys larger packs, and so fewer requests, and more uploads at a time.
     #[must_use]
     pub fn for_memory(budget: u64, level: i32) -> Self {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::{INDEX_BLOBS, INDEX_BYTES, INDEX_SECONDS, Shared, WriterOptions};
+use super::{INDEX_BLOBS, INDEX_SECONDS, Shared, WriterOptions};
 use crate::error::{Context, Error, Kind, Result};
 use crate::model::Id;
 use crate::repository::Repository;
@@ -14,7 +14,7 @@ use crate::repository::index::{BlobType, IndexFile, IndexedPack};
 use crate::repository::lock::RepoLock;
 use crate::repository::pack::{PackBuilder, SealedBlob};
 use crate::repository::snapshot::SnapshotFile;
-use crate::store::{Payload, PutMode};
+use crate::store::{Key, Payload, PutMode};
 
 /// A header of a stock client's limit holds 409,199 blobs; ours stay far below, for quick rebuilds of an index.
 const PACK_BLOBS: usize = 20_000;
@@ -41,13 +41,13 @@ impl Pending {
         Self { packs: Vec::new(), blobs: 0, bytes: 0, since: Instant::now() }
     }
 
-    fn is_due(&self) -> bool {
-        self.blobs >= INDEX_BLOBS || self.bytes >= INDEX_BYTES || self.since.elapsed() >= Duration::from_secs(INDEX_SECONDS)
+    fn is_due(&self, bytes: u64) -> bool {
+        self.blobs >= INDEX_BLOBS || self.bytes >= bytes || self.since.elapsed() >= Duration::from_secs(INDEX_SECONDS)
     }
 
     /// Empties it. The clock starts anew.
-    fn take(&mut self) -> Vec<IndexedPack> {
-        std::mem::replace(self, Self::new()).packs
+    fn take(&mut self) -> IndexFile {
+        IndexFile { packs: std::mem::replace(self, Self::new()).packs }
     }
 }
 
@@ -107,14 +107,16 @@ impl Packer {
                         pending.blobs += sealed.index.blobs.len();
                         pending.bytes += bytes.len() as u64;
                         pending.packs.push(sealed.index);
-                        pending.is_due().then(|| pending.take())
+                        pending.is_due(shared.options.index_bytes).then(|| pending.take())
                     };
                     if let Ok(memory) = bytes.try_into_mut() {
                         spare.lock().push(memory.into());
                     }
-                    if let Some(packs) = due
-                        && let Err(e) = write_index(&shared.repo, lock.as_ref(), packs).await
+                    if let Some(due) = due
+                        && let Err(e) = write_index(&shared.repo, lock.as_ref(), due.clone()).await
                     {
+                        // The run has failed; its end tries again, so that the next one finds what was uploaded.
+                        pending.lock().packs.extend(due.packs);
                         shared.fail(e);
                     }
                 }
@@ -138,8 +140,8 @@ impl Packer {
         let runtime = shared.repo.runtime().clone();
         runtime.block_on(async {
             let all = self.uploads.acquire_many(self.uploads_max).await;
-            let packs = self.pending.lock().take();
-            let written = if packs.is_empty() { Ok(()) } else { write_index(&shared.repo, self.lock.as_ref(), packs).await };
+            let file = self.pending.lock().take();
+            let written = if file.packs.is_empty() { Ok(()) } else { write_index(&shared.repo, self.lock.as_ref(), file).await };
             drop(all);
             written
         })
@@ -170,7 +172,15 @@ async fn verify(lock: Option<&RepoLock>) -> Result<()> {
     }
 }
 
-async fn write_index(repo: &Repository, lock: Option<&RepoLock>, packs: Vec<IndexedPack>) -> Result<()> {
+/// Writes an index under the lock, and takes it back if the lock was lost meanwhile: a process frozen between the check
+/// and the put may find its packs pruned by others, and an index must not name what is gone.
+pub(in crate::repository) async fn write_index(repo: &Repository, lock: Option<&RepoLock>, file: IndexFile) -> Result<()> {
     verify(lock).await?;
-    repo.save_index(IndexFile { packs }).await.map(drop).context(|| "write the index")
+    let id = repo.save_index(file).await.context(|| "write the index")?;
+    if let Err(lost) = verify(lock).await {
+        let what = || format!("take back index {}, whose packs may have been pruned", id.short());
+        repo.store().delete(&Key::new(format!("index/{id}"))?).await.context(what)?;
+        return Err(lost);
+    }
+    Ok(())
 }

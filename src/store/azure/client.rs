@@ -47,9 +47,9 @@ fn tls(ca_file: Option<&Path>) -> Result<ClientConfig> {
     let mut roots = RootCertStore::empty();
     let (_, _) = roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     if let Some(path) = ca_file {
-        let failed = |why: String| Error::new(ErrorKind::Invalid, format!("read certificates from {}", path.display())).because(why);
-        let given: Vec<_> =
-            CertificateDer::pem_file_iter(path).and_then(Iterator::collect).map_err(|e| failed(e.to_string()))?;
+        let failed =
+            |why: String| Error::new(ErrorKind::Invalid, format!("read certificates from {}", path.display())).because(why);
+        let given: Vec<_> = CertificateDer::pem_file_iter(path).and_then(Iterator::collect).map_err(|e| failed(e.to_string()))?;
         if roots.add_parsable_certificates(given).0 == 0 {
             return Err(failed("it holds no usable certificate".to_owned()));
         }

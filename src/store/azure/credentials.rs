@@ -30,7 +30,12 @@ const CLOUDS: [&str; 3] = [".blob.core.windows.net", ".blob.core.usgovcloudapi.n
 const FRESH: Duration = Duration::from_secs(60);
 
 /// The policy for these settings. Reads keys and signatures; asks nobody for a token yet.
-pub(super) async fn policy(settings: &AzureSettings, endpoint: &Url, transport: &Transport, clock: Arc<dyn Clock>) -> Result<Arc<dyn Policy>> {
+pub(super) async fn policy(
+    settings: &AzureSettings,
+    endpoint: &Url,
+    transport: &Transport,
+    clock: Arc<dyn Clock>,
+) -> Result<Arc<dyn Policy>> {
     let found = match &settings.auth {
         AzureAuth::SharedKey(secret) => {
             let key = Rotating::new(secret.clone(), parse_key).await?;

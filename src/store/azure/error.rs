@@ -1,8 +1,8 @@
 //! What a failed request means, in words that help.
 
 use azure_core::error::ErrorKind as SdkKind;
-use azure_core::http::headers::{HeaderName, Headers};
 use azure_core::http::RawResponse;
+use azure_core::http::headers::{HeaderName, Headers};
 
 use crate::model::Time;
 use crate::store::{AzureAuth, Error, ErrorKind};
@@ -68,14 +68,20 @@ pub(super) fn explain(error: azure_core::Error, doing: &str, scene: &Scene, now:
         }
         (_, "ContainerNotFound" | "ContainerDisabled") => (
             ErrorKind::NoSuchStore,
-            format!("Create the container {container} in the storage account {account}, or correct its name; containers are never created by this program."),
+            format!(
+                "Create the container {container} in the storage account {account}, or correct its name; containers are never created by this program."
+            ),
         ),
         (_, "BlobNotFound") => (ErrorKind::NotFound, String::new()),
         (_, "BlobAlreadyExists") => (ErrorKind::AlreadyExists, String::new()),
         (_, "ConditionNotMet" | "TargetConditionNotMet") => (ErrorKind::Conflict, String::new()),
-        (_, "AuthorizationPermissionMismatch" | "InsufficientAccountPermissions" | "AuthorizationServiceMismatch" | "AuthorizationResourceTypeMismatch") => {
-            (ErrorKind::Denied, permission(&scene.auth))
-        }
+        (
+            _,
+            "AuthorizationPermissionMismatch"
+            | "InsufficientAccountPermissions"
+            | "AuthorizationServiceMismatch"
+            | "AuthorizationResourceTypeMismatch",
+        ) => (ErrorKind::Denied, permission(&scene.auth)),
         (_, "AuthorizationSourceIPMismatch" | "AuthorizationProtocolMismatch") => {
             (ErrorKind::Denied, "The shared access signature does not allow this address or protocol.".to_owned())
         }
@@ -90,19 +96,19 @@ pub(super) fn explain(error: azure_core::Error, doing: &str, scene: &Scene, now:
             ErrorKind::Denied,
             "A lease, a snapshot, a legal hold or an immutability policy of the container protects the blob.".to_owned(),
         ),
-        (_, "BlobArchived" | "BlobBeingRehydrated") => {
-            (ErrorKind::Invalid, "The blob is in the Archive tier: rehydrate it, and exclude the prefix from lifecycle rules that archive.".to_owned())
-        }
+        (_, "BlobArchived" | "BlobBeingRehydrated") => (
+            ErrorKind::Invalid,
+            "The blob is in the Archive tier: rehydrate it, and exclude the prefix from lifecycle rules that archive.".to_owned(),
+        ),
         (_, "InvalidBlockList" | "InvalidBlobOrBlock") => (ErrorKind::Unavailable, String::new()),
         (401 | 403, _) => (ErrorKind::Denied, credentials(&scene.auth, account)),
         (408 | 429 | 500.., _) | (_, "ServerBusy" | "OperationTimedOut" | "ContainerBeingDeleted") => {
             (ErrorKind::Unavailable, String::new())
         }
         (400 | 411 | 413 | 416, _) => (ErrorKind::Invalid, String::new()),
-        (404, _) => (
-            ErrorKind::Other,
-            "The answer does not come from a blob service: check `endpoint` and what lies between.".to_owned(),
-        ),
+        (404, _) => {
+            (ErrorKind::Other, "The answer does not come from a blob service: check `endpoint` and what lies between.".to_owned())
+        }
         _ => (ErrorKind::Other, String::new()),
     };
     let cause = message(reply(&error)).map_or_else(|| format!("{status} {code}"), |m| format!("{status} {code}: {m}"));
@@ -148,15 +154,30 @@ fn unanswered(error: &azure_core::Error, what: String, scene: &Scene) -> Error {
     let credential = matches!(error.kind(), SdkKind::Credential);
     let cause = texts.join(": ");
     let text = cause.to_lowercase();
-    refused |= credential && ["aadsts", "invalid_client", "unauthorized_client", "invalid_grant"].iter().any(|t| text.contains(t));
+    refused |=
+        credential && ["aadsts", "invalid_client", "unauthorized_client", "invalid_grant"].iter().any(|t| text.contains(t));
     let (kind, hint) = if tls {
-        (ErrorKind::Tls, "Set `ca_file` to the certificate of the authority that signed the endpoint's, or install ca-certificates.".to_owned())
+        (
+            ErrorKind::Tls,
+            "Set `ca_file` to the certificate of the authority that signed the endpoint's, or install ca-certificates."
+                .to_owned(),
+        )
     } else if credential && refused {
-        (ErrorKind::Denied, "The token was refused: check tenant and client id and the federated credential of the identity.".to_owned())
+        (
+            ErrorKind::Denied,
+            "The token was refused: check tenant and client id and the federated credential of the identity.".to_owned(),
+        )
     } else if credential {
-        (ErrorKind::Unavailable, "No token could be had: check the identity of this pod or machine, and that the token service can be reached.".to_owned())
+        (
+            ErrorKind::Unavailable,
+            "No token could be had: check the identity of this pod or machine, and that the token service can be reached."
+                .to_owned(),
+        )
     } else if text.contains("dns error") {
-        (ErrorKind::Unavailable, format!("The name of the endpoint is not known: check the storage account's name ({}) and DNS.", scene.account))
+        (
+            ErrorKind::Unavailable,
+            format!("The name of the endpoint is not known: check the storage account's name ({}) and DNS.", scene.account),
+        )
     } else if matches!(error.kind(), SdkKind::Connection | SdkKind::Io) {
         return Error::new(ErrorKind::Unavailable, what).because(cause);
     } else {
@@ -198,7 +219,12 @@ mod tests {
         let kind = SdkKind::HttpResponse { status: StatusCode::from(status), error_code: Some(code.to_owned()), raw_response };
         let auth = AzureAuth::SharedKey(Secret::Value(SecretText::new("x".to_owned())));
         let scene = Scene { location: "azblob://box/x".into(), account: "acme".into(), container: "box".into(), auth };
-        explain(azure_core::Error::with_message(kind, "m"), "read a", &scene, time("Fri, 26 Jun 2015 23:39:12 GMT").expect("time"))
+        explain(
+            azure_core::Error::with_message(kind, "m"),
+            "read a",
+            &scene,
+            time("Fri, 26 Jun 2015 23:39:12 GMT").expect("time"),
+        )
     }
 
     #[test]
@@ -231,7 +257,10 @@ mod tests {
         let body = "<?xml version=\"1.0\"?><Error><Code>AuthenticationFailed</Code><Message>Server failed to authenticate the request.\nRequestId:1</Message>\
                     <AuthenticationErrorDetail>The MAC signature found in the HTTP request 'abc=' is not the same. Server used following string to sign: 'GET'.</AuthenticationErrorDetail></Error>";
         let error = refused(403, "AuthenticationFailed", "Fri, 26 Jun 2015 23:39:15 GMT", body);
-        assert_eq!(error.chain(), "read a in azblob://box/x: 403 AuthenticationFailed: Server failed to authenticate the request.");
+        assert_eq!(
+            error.chain(),
+            "read a in azblob://box/x: 403 AuthenticationFailed: Server failed to authenticate the request."
+        );
         assert!(error.hint_text().is_some_and(|h| h.contains("key belongs to the storage account acme")));
     }
 }

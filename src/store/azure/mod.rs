@@ -103,7 +103,8 @@ impl AzureStore {
         };
         let client = BlobContainerClient::new(container_url.clone(), None, Some(container_options));
         Ok(Self {
-            container: client.map_err(|e| Error::new(ErrorKind::Invalid, format!("open {}", scene.location)).because(e.to_string()))?,
+            container: client
+                .map_err(|e| Error::new(ErrorKind::Invalid, format!("open {}", scene.location)).because(e.to_string()))?,
             scene,
             container_url,
             options,
@@ -230,7 +231,11 @@ impl Store for AzureStore {
     }
 
     async fn put(&self, key: &Key, payload: Payload, mode: PutMode) -> Result<Version> {
-        if payload.len() > self.block_above { self.put_blocks(key, payload, &mode).await } else { self.put_whole(key, payload, &mode).await }
+        if payload.len() > self.block_above {
+            self.put_blocks(key, payload, &mode).await
+        } else {
+            self.put_whole(key, payload, &mode).await
+        }
     }
 
     async fn get(&self, key: &Key, range: Option<Range<u64>>) -> Result<Bytes> {
@@ -246,12 +251,16 @@ impl Store for AzureStore {
     }
 
     async fn head(&self, key: &Key) -> Result<ObjectMeta> {
-        let found = self.blob(key.as_str())?.get_properties(None).await.map_err(|e| self.explain(e, &format!("look at {key}")))?;
+        let found =
+            self.blob(key.as_str())?.get_properties(None).await.map_err(|e| self.explain(e, &format!("look at {key}")))?;
         let headers = found.headers();
         let size = header(headers, "content-length").and_then(|l| l.parse().ok());
         let modified = header(headers, "last-modified").and_then(time);
         let (Some(size), Some(modified)) = (size, modified) else {
-            return Err(Error::new(ErrorKind::Other, format!("look at {key} in {}: the reply lacks size or time", self.scene.location)));
+            return Err(Error::new(
+                ErrorKind::Other,
+                format!("look at {key} in {}: the reply lacks size or time", self.scene.location),
+            ));
         };
         Ok(ObjectMeta { key: key.clone(), size, modified, version: header(headers, "etag").map(version) })
     }
@@ -275,6 +284,8 @@ impl Store for AzureStore {
             Err(e) if code(&e) == "BlobNotFound" => reply(&e).and_then(|r| date(r.headers())),
             Err(e) => return Err(self.explain(e, "ask for the time")),
         };
-        told.ok_or_else(|| Error::new(ErrorKind::Other, format!("ask for the time of {}: the reply has no date", self.scene.location)))
+        told.ok_or_else(|| {
+            Error::new(ErrorKind::Other, format!("ask for the time of {}: the reply has no date", self.scene.location))
+        })
     }
 }

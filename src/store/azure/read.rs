@@ -55,12 +55,19 @@ impl AzureStore {
                     let error = self.explain(e, &doing);
                     // Replaced while it was read: the next try reads the new one from its start.
                     let replaced = state.is_some() && matches!(error.kind(), ErrorKind::Conflict | ErrorKind::NotFound);
-                    return Err(if replaced { Error::new(ErrorKind::Unavailable, format!("{doing}: it was replaced meanwhile")).because(error) } else { error });
+                    return Err(if replaced {
+                        Error::new(ErrorKind::Unavailable, format!("{doing}: it was replaced meanwhile")).because(error)
+                    } else {
+                        error
+                    });
                 }
             };
             let length = reply.properties.content_length;
             let (Some(length), Some(etag)) = (length, &reply.properties.etag) else {
-                return Err(Error::new(ErrorKind::Other, format!("{doing} in {}: the reply lacks length or ETag", self.scene.location)));
+                return Err(Error::new(
+                    ErrorKind::Other,
+                    format!("{doing} in {}: the reply lacks length or ETag", self.scene.location),
+                ));
             };
             if state.is_none() {
                 if length == 0 {
@@ -88,7 +95,8 @@ impl AzureStore {
                     tracing::debug!(%key, read = n, wanted, "the body of a read broke off; continuing from there");
                 }
                 _ => {
-                    let error = Error::new(ErrorKind::Unavailable, format!("{doing} in {}: the body broke off", self.scene.location));
+                    let error =
+                        Error::new(ErrorKind::Unavailable, format!("{doing} in {}: the body broke off", self.scene.location));
                     return Err(match broken {
                         Some(e) => error.because(e.to_string()),
                         None => error,

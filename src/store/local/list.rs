@@ -68,7 +68,7 @@ impl Walk {
     fn start(&mut self) -> Result<()> {
         let dir = self.prefix.rfind('/').map_or("", |slash| self.prefix.get(..=slash).unwrap_or_default()).to_owned();
         // No key begins like this, and `..` must not lead out of the root.
-        if !dir.is_empty() && Key::new(dir.trim_end_matches('/')).is_err() || dir.ends_with("//") {
+        if !crate::store::can_start_a_key(&self.prefix) {
             return Ok(());
         }
         self.store.present()?;

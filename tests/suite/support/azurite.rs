@@ -110,6 +110,14 @@ pub fn sas(permissions: &str) -> String {
     let text = format!("{ACCOUNT}\n{permissions}\nb\nsco\n\n{until}\n\nhttps,http\n{version}\n");
     let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, &STANDARD.decode(KEY).unwrap());
     let signature = STANDARD.encode(ring::hmac::sign(&key, text.as_bytes()));
-    let pairs = [("sv", version), ("ss", "b"), ("srt", "sco"), ("sp", permissions), ("se", until), ("spr", "https,http"), ("sig", &signature)];
+    let pairs = [
+        ("sv", version),
+        ("ss", "b"),
+        ("srt", "sco"),
+        ("sp", permissions),
+        ("se", until),
+        ("spr", "https,http"),
+        ("sig", &signature),
+    ];
     url::form_urlencoded::Serializer::new(String::new()).extend_pairs(pairs).finish()
 }

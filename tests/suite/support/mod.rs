@@ -3,5 +3,7 @@
 pub mod azurite;
 pub mod judges;
 pub mod postgres;
+pub mod seaweedfs;
 pub mod sink;
 pub mod tree;
+pub mod watched;

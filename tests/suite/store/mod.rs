@@ -1,0 +1,6 @@
+//! The store room against real servers, and its wrappers.
+
+mod conformance;
+mod local;
+mod s3;
+mod wrappers;
