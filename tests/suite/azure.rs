@@ -11,7 +11,8 @@ use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _};
 use strongroom::runtime::{Cancel, Clock as _, SecretText, SystemClock};
 use strongroom::store::{
-    AccessTier, AzureAuth, AzureStore, Error, ErrorKind, Key, OpenOptions, Payload, PutMode, Settings, Store, Version, open,
+    AccessTier, AzureAuth, AzureStore, Error, ErrorKind, Key, OpenOptions, Payload, PutMode, Retrier, RetryPolicy, Settings,
+    Store, Version, open,
 };
 
 use crate::support::azurite::{self, Azurite, sas, secret, shared};
@@ -24,8 +25,12 @@ fn bytes(len: usize) -> Vec<u8> {
     (0..len).map(|n| (n * 31 % 251) as u8).collect()
 }
 
+fn retrier() -> Retrier {
+    Retrier::new(RetryPolicy::within(std::time::Duration::from_secs(20)), Arc::default(), 1)
+}
+
 async fn bare(settings: &Settings) -> AzureStore {
-    AzureStore::open(settings, Arc::new(SystemClock)).await.unwrap()
+    AzureStore::open(settings, Arc::new(SystemClock), retrier()).await.unwrap()
 }
 
 /// A container of its own; more than 1 MiB goes in blocks of 256 KiB.
@@ -152,7 +157,7 @@ async fn refusals_say_what_to_do() {
 
     let mut no_base64 = good.clone();
     no_base64.azure.auth = AzureAuth::SharedKey(secret("AccountKey=x"));
-    assert_eq!(kind(AzureStore::open(&no_base64, Arc::new(SystemClock)).await), ErrorKind::Invalid);
+    assert_eq!(kind(AzureStore::open(&no_base64, Arc::new(SystemClock), retrier()).await), ErrorKind::Invalid);
 
     let missing = bare(&shared().settings("no-such-container/x")).await;
     let errors = [
@@ -179,7 +184,7 @@ async fn refusals_say_what_to_do() {
     let mut token = good;
     token.azure.auth = AzureAuth::ManagedIdentity { client_id: None };
     token.azure.trust_endpoint = true;
-    assert_eq!(kind(AzureStore::open(&token, Arc::new(SystemClock)).await), ErrorKind::Invalid, "a token without TLS");
+    assert_eq!(kind(AzureStore::open(&token, Arc::new(SystemClock), retrier()).await), ErrorKind::Invalid, "a token without TLS");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -398,7 +403,11 @@ async fn certificates_and_workload_identity() {
         token_file: Some(d.join("token")),
     };
     settings.azure.authority = Some(format!("https://127.0.0.1:{}", port.trim()));
-    assert_eq!(kind(AzureStore::open(&settings, Arc::new(SystemClock)).await), ErrorKind::Invalid, "a stranger's endpoint");
+    assert_eq!(
+        kind(AzureStore::open(&settings, Arc::new(SystemClock), retrier()).await),
+        ErrorKind::Invalid,
+        "a stranger's endpoint"
+    );
     settings.azure.trust_endpoint = true;
     // The answer to a token that was accepted.
     let error = bare(&settings).await.head(&key("x")).await.unwrap_err();
