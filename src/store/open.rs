@@ -55,7 +55,7 @@ pub async fn open(settings: &Settings, options: &OpenOptions) -> Result<Arc<dyn 
             Ok(Arc::new(Retry::new(s3, retrier)))
         }
         StoreUrl::Azure { .. } => {
-            let azure = AzureStore::open(settings, options.clock.clone()).await?;
+            let azure = AzureStore::open(settings, options.clock.clone(), retrier.clone()).await?;
             Ok(Arc::new(Retry::new(Counted::new(azure, options.counter.clone()), retrier)))
         }
     }

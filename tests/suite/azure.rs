@@ -2,6 +2,8 @@
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -9,10 +11,11 @@ use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _};
 use strongroom::runtime::{Cancel, Clock as _, SecretText, SystemClock};
 use strongroom::store::{
-    AccessTier, AzureAuth, AzureStore, Error, ErrorKind, Key, OpenOptions, Payload, PutMode, Settings, Store, Version, open,
+    AccessTier, AzureAuth, AzureStore, Error, ErrorKind, Key, OpenOptions, Payload, PutMode, Retrier, RetryPolicy, Settings,
+    Store, Version, open,
 };
 
-use crate::support::azurite::{self, sas, secret, shared};
+use crate::support::azurite::{self, Azurite, sas, secret, shared};
 
 fn key(text: &str) -> Key {
     Key::new(text).unwrap()
@@ -22,8 +25,12 @@ fn bytes(len: usize) -> Vec<u8> {
     (0..len).map(|n| (n * 31 % 251) as u8).collect()
 }
 
+fn retrier() -> Retrier {
+    Retrier::new(RetryPolicy::within(std::time::Duration::from_secs(20)), Arc::default(), 1)
+}
+
 async fn bare(settings: &Settings) -> AzureStore {
-    AzureStore::open(settings, Arc::new(SystemClock)).await.unwrap()
+    AzureStore::open(settings, Arc::new(SystemClock), retrier()).await.unwrap()
 }
 
 /// A container of its own; more than 1 MiB goes in blocks of 256 KiB.
@@ -150,7 +157,7 @@ async fn refusals_say_what_to_do() {
 
     let mut no_base64 = good.clone();
     no_base64.azure.auth = AzureAuth::SharedKey(secret("AccountKey=x"));
-    assert_eq!(kind(AzureStore::open(&no_base64, Arc::new(SystemClock)).await), ErrorKind::Invalid);
+    assert_eq!(kind(AzureStore::open(&no_base64, Arc::new(SystemClock), retrier()).await), ErrorKind::Invalid);
 
     let missing = bare(&shared().settings("no-such-container/x")).await;
     let errors = [
@@ -177,7 +184,7 @@ async fn refusals_say_what_to_do() {
     let mut token = good;
     token.azure.auth = AzureAuth::ManagedIdentity { client_id: None };
     token.azure.trust_endpoint = true;
-    assert_eq!(kind(AzureStore::open(&token, Arc::new(SystemClock)).await), ErrorKind::Invalid, "a token without TLS");
+    assert_eq!(kind(AzureStore::open(&token, Arc::new(SystemClock), retrier()).await), ErrorKind::Invalid, "a token without TLS");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -325,4 +332,93 @@ fn the_program_backs_up_to_azure_and_restores() {
     run(d, &["--config", "c.yaml", "backup", "--all"]).exits(10);
     let failed = run(d, &["--config", "c.yaml", "init"]).exits(1);
     assert!(failed.err.contains("Create the container no-such-container"), "{}", failed.err);
+}
+
+fn openssl(dir: &Path, args: &str) {
+    let output = Command::new("openssl").args(args.split_whitespace()).current_dir(dir).output().unwrap();
+    assert!(output.status.success(), "openssl {args}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Gives a token for storage to whom brings the right assertion, and refuses others in Entra's words.
+const TOKEN_SERVICE: &str = r#"
+import base64, http.server, json, ssl, sys, time, urllib.parse
+def part(value): return base64.urlsafe_b64encode(json.dumps(value).encode()).decode().rstrip("=")
+class Service(http.server.BaseHTTPRequestHandler):
+    def do_POST(self):
+        form = urllib.parse.parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())
+        good = self.path == "/tenant-1/oauth2/v2.0/token" and form["client_assertion"] == ["assertion-1"]
+        now = int(time.time())
+        claims = {"aud": "https://storage.azure.com", "iss": "https://sts.windows.net/tenant-1/", "iat": now, "nbf": now - 60, "exp": now + 3600}
+        token = part({"alg": "none", "typ": "JWT"}) + "." + part(claims) + ".x"
+        answer = {"token_type": "Bearer", "expires_in": 3600, "access_token": token} if good else {"error": "invalid_client", "error_description": "AADSTS700211: No matching federated identity record found."}
+        body = json.dumps(answer).encode()
+        self.send_response(200 if good else 401)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+    def log_message(self, *_): pass
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+context.load_cert_chain("server.crt", "server.key")
+server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Service)
+server.socket = context.wrap_socket(server.socket, server_side=True)
+import threading
+threading.Thread(target=server.serve_forever, daemon=True).start()
+print(server.server_port, flush=True)
+sys.stdin.read()
+"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn certificates_and_workload_identity() {
+    use std::io::BufRead as _;
+
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    let new = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
+    openssl(d, &format!("req -x509 {new} -days 30 -keyout ca.key -out ca.crt -subj /CN=ca"));
+    openssl(d, &format!("req {new} -keyout server.key -out server.csr -subj /CN=server"));
+    std::fs::write(d.join("san"), "subjectAltName=IP:127.0.0.1\n").unwrap();
+    openssl(d, "x509 -req -in server.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 30 -extfile san -out server.crt");
+    let server = Azurite::with_tls(&d.join("server.crt"), &d.join("server.key"));
+    // Ends when its standard input is closed, however this process ends.
+    let mut service = Command::new("python3");
+    service.args(["-c", TOKEN_SERVICE]).current_dir(d).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut service = service.spawn().unwrap();
+    let mut port = String::new();
+    std::io::BufReader::new(service.stdout.as_mut().unwrap()).read_line(&mut port).unwrap();
+
+    let mut settings = server.settings("not-made-yet");
+    settings.allow_http = false;
+    settings.azure.endpoint = Some(server.endpoint().replace("http:", "https:"));
+    let error = bare(&settings).await.head(&key("x")).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Tls, "{error:?}");
+    assert!(error.hint_text().unwrap().contains("ca_file"), "{error:?}");
+    settings.azure.ca_file = Some(d.join("ca.crt"));
+    assert_eq!(kind(bare(&settings).await.head(&key("x")).await), ErrorKind::NoSuchStore);
+
+    std::fs::write(d.join("token"), "assertion-1").unwrap();
+    settings.azure.auth = AzureAuth::WorkloadIdentity {
+        tenant_id: Some("tenant-1".into()),
+        client_id: Some("client-1".into()),
+        token_file: Some(d.join("token")),
+    };
+    settings.azure.authority = Some(format!("https://127.0.0.1:{}", port.trim()));
+    assert_eq!(
+        kind(AzureStore::open(&settings, Arc::new(SystemClock), retrier()).await),
+        ErrorKind::Invalid,
+        "a stranger's endpoint"
+    );
+    settings.azure.trust_endpoint = true;
+    // The answer to a token that was accepted.
+    let error = bare(&settings).await.head(&key("x")).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NoSuchStore, "{error:?}");
+
+    std::fs::write(d.join("token"), "assertion-2").unwrap();
+    let error = bare(&settings).await.head(&key("x")).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Denied, "{error:?}");
+    assert!(error.chain().contains("AADSTS700211"), "{error:?}");
+    settings.azure.authority = Some("https://127.0.0.1:9".into());
+    assert_eq!(kind(bare(&settings).await.head(&key("x")).await), ErrorKind::Unavailable);
+    drop(service.stdin.take());
+    service.wait().unwrap();
 }

@@ -142,13 +142,14 @@ fn unanswered(error: &azure_core::Error, what: String, scene: &Scene) -> Error {
             texts.push(text);
         }
         tls |= e.is::<rustls::Error>();
-        // The cause inside an I/O error is not among its sources.
-        let inner = e.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-        tls |= inner.is_some_and(<dyn std::error::Error + Send + Sync>::is::<rustls::Error>);
         // A token service that said no, as opposed to one that did not answer.
         let status = e.downcast_ref::<azure_core::Error>().and_then(azure_core::Error::http_status).map(u16::from);
         refused |= status.is_some_and(|s| (400..500).contains(&s) && !matches!(s, 408 | 410 | 429));
-        next = e.source();
+        // What an I/O error wraps is not among its sources.
+        next = match e.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
+            Some(inner) => Some(inner),
+            None => e.source(),
+        };
     }
     let credential = matches!(error.kind(), SdkKind::Credential);
     let cause = texts.join(": ");

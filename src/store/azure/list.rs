@@ -34,7 +34,8 @@ impl AzureStore {
                     return None;
                 }
                 page.started = true;
-                match self.page(prefix, page.next.take()).await {
+                let next = page.next.take();
+                match self.retrier.run(0, |_| self.page(prefix, next.clone())).await {
                     Ok((items, next)) => (page.items, page.next) = (items, next),
                     Err(e) => return Some((Err(e), None)),
                 }

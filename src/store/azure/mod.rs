@@ -21,11 +21,13 @@ use azure_core::http::{ClientOptions, Etag, RequestContent, RetryOptions, Transp
 use azure_storage_blob::models::{
     AccessTier as SdkTier, BlobClientUploadOptions, BlockBlobClientCommitBlockListOptions, BlockLookupList,
 };
-use azure_storage_blob::{BlobClient, BlobClientOptions, BlobContainerClient, BlobContainerClientOptions};
+use azure_storage_blob::{BlobClient, BlobClientOptions, BlobContainerClient, BlobContainerClientOptions, BlockBlobClient};
 use bytes::Bytes;
 use futures::stream::{BoxStream, StreamExt as _, TryStreamExt as _};
 
-use super::{AccessTier, Error, ErrorKind, Key, ObjectMeta, Payload, PutMode, Result, Settings, Store, StoreUrl, Version};
+use super::{
+    AccessTier, Error, ErrorKind, Key, ObjectMeta, Payload, PutMode, Result, Retrier, Settings, Store, StoreUrl, Version,
+};
 use crate::model::Time;
 use crate::runtime::Clock;
 use error::{Scene, code, date, explain, header, reply, time};
@@ -50,6 +52,8 @@ pub struct AzureStore {
     block_above: u64,
     block_size: u64,
     clock: Arc<dyn Clock>,
+    /// For the pages of a listing and the blocks of a put, so that one failure does not start all of it again.
+    retrier: Retrier,
 }
 
 impl fmt::Debug for AzureStore {
@@ -73,7 +77,7 @@ impl AzureStore {
     /// # Errors
     /// [`ErrorKind::Invalid`] for settings that cannot work: another kind of store, an unreadable secret, tokens for an
     /// endpoint that is not trusted.
-    pub async fn open(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Self> {
+    pub async fn open(settings: &Settings, clock: Arc<dyn Clock>, retrier: Retrier) -> Result<Self> {
         settings.check()?;
         let azure = &settings.azure;
         let StoreUrl::Azure { container, prefix } = &settings.url else {
@@ -117,6 +121,7 @@ impl AzureStore {
             block_above: azure.block_above,
             block_size: azure.block_size.max(1),
             clock,
+            retrier,
         })
     }
 
@@ -178,12 +183,9 @@ impl AzureStore {
             .collect();
         let ids = blocks.iter().map(|(id, _)| id.clone()).collect();
         let mut staged = futures::stream::iter(blocks)
-            .map(|(id, part)| {
-                let blob = &blob;
-                async move { blob.stage_block(&id, part.len(), body::content(part), None).await.map(|_| ()) }.boxed_send()
-            })
+            .map(|(id, part)| self.stage(key, &blob, id, part).boxed_send())
             .buffer_unordered(PARALLEL_BLOCKS);
-        while staged.try_next().await.map_err(|e| self.refused(e, key, &PutMode::Overwrite))?.is_some() {}
+        while staged.try_next().await?.is_some() {}
         drop(staged);
         let list = BlockLookupList { latest: Some(ids), ..BlockLookupList::default() };
         let list: RequestContent<BlockLookupList, XmlFormat> =
@@ -197,6 +199,15 @@ impl AzureStore {
         };
         let done = blob.commit_block_list(list, Some(options)).await.map_err(|e| self.refused(e, key, mode))?;
         header(done.headers(), "etag").map(version).ok_or_else(|| self.no_etag(key))
+    }
+
+    /// Sends one block; sending it again changes nothing.
+    async fn stage(&self, key: &Key, blob: &BlockBlobClient, id: Vec<u8>, part: Payload) -> Result<()> {
+        let send = |_| async {
+            let sent = blob.stage_block(&id, part.len(), body::content(part.clone()), None).await;
+            sent.map(|_| ()).map_err(|e| self.explain(e, &format!("put {key}")))
+        };
+        self.retrier.run(part.len(), send).await
     }
 
     fn no_etag(&self, key: &Key) -> Error {

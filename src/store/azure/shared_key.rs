@@ -148,9 +148,9 @@ mod tests {
             Method::Put,
             "http://127.0.0.1:10000/devstoreaccount1/c/a%20b/x%2By?blockid=QUJD%3D&comp=block",
             &[
-                ("Content-Length", "11"),
-                ("Content-Type", "text/plain; charset=UTF-8"),
-                ("If-None-Match", "*"),
+                ("content-length", "11"),
+                ("content-type", "text/plain; charset=UTF-8"),
+                ("if-none-match", "*"),
                 ("range", "bytes=0-9"),
                 ("x-ms-version", "2021-12-02"),
                 ("x-ms-blob-type", "BlockBlob"),

@@ -3,7 +3,7 @@
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::process::CommandExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -27,7 +27,7 @@ pub struct Azurite {
 /// The one that all tests share: take a container of your own.
 pub fn shared() -> &'static Azurite {
     static SERVER: OnceLock<Azurite> = OnceLock::new();
-    SERVER.get_or_init(Azurite::start)
+    SERVER.get_or_init(|| Azurite::start(&[]))
 }
 
 fn program() -> PathBuf {
@@ -39,7 +39,13 @@ fn program() -> PathBuf {
 }
 
 impl Azurite {
-    fn start() -> Self {
+    /// One that speaks TLS and takes tokens of anybody, as long as they are for storage.
+    pub fn with_tls(certificate: &Path, key: &Path) -> Self {
+        let path = |p: &Path| p.to_str().unwrap().to_owned();
+        Self::start(&["--cert", &path(certificate), "--key", &path(key), "--oauth", "basic"])
+    }
+
+    fn start(more: &[&str]) -> Self {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let script = r#""$@" </dev/null & server=$!
             cat >/dev/null
@@ -48,7 +54,7 @@ impl Azurite {
         watchdog.args(["-c", script, "sh"]).arg(program());
         watchdog.args(["--inMemoryPersistence", "--blobHost", "127.0.0.1", "--blobPort", &port.to_string()]);
         // What the SDK speaks is newer than what Azurite knows of.
-        watchdog.args(["--silent", "--skipApiVersionCheck"]);
+        watchdog.args(["--silent", "--skipApiVersionCheck"]).args(more);
         watchdog.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
         let server = Self { port, _watchdog: watchdog.spawn().expect("start Azurite") };
         let began = Instant::now();
