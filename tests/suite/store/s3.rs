@@ -170,6 +170,9 @@ async fn lost_replies_and_busy_servers_pass() {
     let content = pattern(11 << 20, 6);
     proxy.arm("PUT", Trick::Unavailable);
     proxy.arm("PUT", Trick::LoseReply);
+    // The first POST begins the upload and goes through, the second completes it.
+    proxy.arm("POST", Trick::Cut(usize::MAX));
+    proxy.arm("POST", Trick::LoseReply);
     store.put(&key("large"), Payload::from(content.clone()), PutMode::Create).await.unwrap();
     assert!(store.get(&key("large"), None).await.unwrap() == content);
 
