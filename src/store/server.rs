@@ -54,11 +54,6 @@ impl Pieces {
         Self { pieces: payload.0.iter().filter(|b| !b.is_empty()).cloned().collect(), left: payload.len() }
     }
 
-    /// Bytes not yet taken.
-    pub(super) fn left(&self) -> u64 {
-        self.left
-    }
-
     /// The next bytes, at most a frame.
     pub(super) fn take_frame(&mut self) -> Option<Bytes> {
         let mut piece = self.pieces.pop_front()?;
@@ -225,7 +220,7 @@ mod tests {
             assert!(frame.len() <= FRAME);
             joined.extend_from_slice(&frame);
         }
-        assert!(payload.is(&joined) && body.left() == 0);
+        assert!(payload.is(&joined) && body.left == 0);
         assert_eq!(part_size(100 << 30, 16 << 20, 10_000), (100u64 << 30).div_ceil(10_000));
     }
 

@@ -10,6 +10,7 @@ use rustix::fs::{FlockOperation, RenameFlags};
 use rustix::io::Errno;
 
 use super::{HASHED, Inner, TEMP, hash_version, stat_version};
+use crate::model::Time;
 use crate::store::{Error, ErrorKind, Key, Payload, PutMode, Result, Version};
 
 /// Leftovers of killed puts are removed after this many seconds; no put takes that long.
@@ -110,7 +111,7 @@ impl Temp {
             other => other?,
         };
         if !s.swept.swap(true, Ordering::Relaxed) {
-            sweep(s, &dir);
+            sweep(&dir, &temp.file);
         }
         write_all(&temp.file, payload)?;
         // The data and the size; times are not worth a second journal entry.
@@ -234,10 +235,11 @@ fn sync_dir(dir: &Path) -> io::Result<()> {
     }
 }
 
-/// Removes what killed puts left. Failing is not worth failing a put.
-fn sweep(s: &Inner, dir: &Path) {
+/// Removes what killed puts left, by the file system's own clock: `fresh` was made just now. Ours may be wrong by days, and
+/// would make leftovers of puts that are under way. Failing is not worth failing a put.
+fn sweep(dir: &Path, fresh: &File) {
     let Ok(entries) = std::fs::read_dir(dir) else { return };
-    let now = s.clock.now();
+    let Ok(now) = fresh.metadata().and_then(|m| m.modified()).map(Time::from) else { return };
     for entry in entries.flatten().filter(|e| e.file_name().to_string_lossy().starts_with("put-")) {
         let old = entry.metadata().and_then(|m| m.modified()).is_ok_and(|t| now.seconds_since(t.into()) > LEFTOVER);
         if old && let Err(e) = std::fs::remove_file(entry.path()) {

@@ -5,7 +5,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use strongroom::runtime::SystemClock;
+use strongroom::runtime::{SystemClock, TestClock};
 use strongroom::store::{ErrorKind, LocalStore, Payload, PutMode, Store};
 
 use super::conformance::{Fixture, conformance, key, keys, listings_are_in_byte_order as listings_in_order, pattern};
@@ -85,6 +85,17 @@ async fn leftovers_are_hidden_and_go_after_a_day() {
     assert_eq!(refused.unwrap_err().kind(), ErrorKind::Conflict);
     let left: Vec<_> = std::fs::read_dir(&temp).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
     assert!(left.iter().all(|name| name == "lock" || name == "put-young"), "{left:?}");
+}
+
+#[tokio::test]
+async fn a_clock_that_is_ahead_makes_no_leftovers() {
+    let dir = tempfile::tempdir().unwrap();
+    let ahead = Arc::new(TestClock::new(strongroom::model::Time::new(9_000_000_000, 0)));
+    let store = LocalStore::open(dir.path().to_owned(), ahead).unwrap();
+    std::fs::create_dir(dir.path().join(".tmp")).unwrap();
+    std::fs::write(dir.path().join(".tmp/put-somebody-elses"), "under way").unwrap();
+    store.put(&key("x"), Payload::from("x"), PutMode::Create).await.unwrap();
+    assert!(dir.path().join(".tmp/put-somebody-elses").exists());
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 pub mod azurite;
 pub mod judges;
 pub mod postgres;
+pub mod proxy;
 pub mod seaweedfs;
 pub mod sink;
 pub mod tree;
