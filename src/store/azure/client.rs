@@ -17,6 +17,8 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::{ClientConfig, RootCertStore};
 use tokio::time::Instant;
 
+use super::error::header;
+use crate::store::server::ServerClock;
 use crate::store::{Error, ErrorKind, Result, Settings};
 
 /// Bodies are handed over in pieces of this many bytes, so that progress is seen.
@@ -28,18 +30,19 @@ const PIECE: usize = 256 << 10;
 pub(super) struct Wire {
     http: reqwest::Client,
     idle: Duration,
+    clock: Arc<ServerClock>,
 }
 
 impl Wire {
-    /// Reads the certificates; connects to nothing.
-    pub(super) fn new(settings: &Settings) -> Result<Self> {
+    /// Reads the certificates; connects to nothing. `clock` takes note of the dates of the store's answers.
+    pub(super) fn new(settings: &Settings, clock: Arc<ServerClock>) -> Result<Self> {
         let http = reqwest::Client::builder()
             .tls_backend_preconfigured(tls(settings.azure.ca_file.as_deref())?)
             .connect_timeout(settings.connect_timeout)
             .redirect(reqwest::redirect::Policy::none())
             .build()
             .map_err(|e| Error::new(ErrorKind::Invalid, "set up the HTTP client for Azure").because(e))?;
-        Ok(Self { http, idle: settings.idle_timeout })
+        Ok(Self { http, idle: settings.idle_timeout, clock })
     }
 }
 
@@ -76,6 +79,12 @@ impl HttpClient for Wire {
         let response = progress.within(sending.body(body).send()).await?.map_err(failed)?;
         let status = response.status().as_u16().into();
         let headers = headers(response.headers());
+        // Requests for tokens go this way too, and other clocks have no say.
+        if header(request.headers(), "x-ms-version").is_some()
+            && let Some(date) = header(&headers, "date")
+        {
+            self.clock.saw(date);
+        }
         Ok(AsyncRawResponse::new(status, headers, until_idle(response.bytes_stream().boxed(), self.idle)))
     }
 }

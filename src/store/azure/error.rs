@@ -35,7 +35,7 @@ pub(super) fn header<'a>(headers: &'a Headers, name: &'static str) -> Option<&'a
 }
 
 /// The `Date` of a reply.
-pub(super) fn date(headers: &Headers) -> Option<Time> {
+fn date(headers: &Headers) -> Option<Time> {
     time(header(headers, "date")?)
 }
 
@@ -45,7 +45,7 @@ pub(super) fn time(text: &str) -> Option<Time> {
 }
 
 /// The reply inside an error, if there was one.
-pub(super) fn reply(error: &azure_core::Error) -> Option<&RawResponse> {
+fn reply(error: &azure_core::Error) -> Option<&RawResponse> {
     match error.kind() {
         SdkKind::HttpResponse { raw_response, .. } => raw_response.as_deref(),
         _ => None,

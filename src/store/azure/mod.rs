@@ -25,12 +25,13 @@ use azure_storage_blob::{BlobClient, BlobClientOptions, BlobContainerClient, Blo
 use bytes::Bytes;
 use futures::stream::{BoxStream, StreamExt as _, TryStreamExt as _};
 
+use super::server::{ServerClock, part_size, parts};
 use super::{
     AccessTier, Error, ErrorKind, Key, ObjectMeta, Payload, PutMode, Result, Retrier, Settings, Store, StoreUrl, Version,
 };
 use crate::model::Time;
 use crate::runtime::Clock;
-use error::{Scene, code, date, explain, header, reply, time};
+use error::{Scene, code, explain, header, time};
 
 /// The protocol version that is spoken: the first with the Cold tier, which clouds of their own know as well.
 const PROTOCOL: &str = "2021-12-02";
@@ -52,6 +53,8 @@ pub struct AzureStore {
     block_above: u64,
     block_size: u64,
     clock: Arc<dyn Clock>,
+    /// The store's own clock, as its last answer told it.
+    server_clock: Arc<ServerClock>,
     /// For the pages of a listing and the blocks of a put, so that one failure does not start all of it again.
     retrier: Retrier,
 }
@@ -90,7 +93,8 @@ impl AzureStore {
             Ok(mut path) => path.pop_if_empty().push(container),
             Err(()) => return Err(Error::new(ErrorKind::Invalid, format!("`{endpoint}` is not the URL of a blob service"))),
         };
-        let transport = Transport::new(Arc::new(client::Wire::new(settings)?));
+        let server_clock = Arc::<ServerClock>::default();
+        let transport = Transport::new(Arc::new(client::Wire::new(settings, server_clock.clone())?));
         let policy = credentials::policy(azure, &container_url, &transport, clock.clone()).await?;
         let options = ClientOptions {
             per_try_policies: vec![policy],
@@ -121,6 +125,7 @@ impl AzureStore {
             block_above: azure.block_above,
             block_size: azure.block_size.max(1),
             clock,
+            server_clock,
             retrier,
         })
     }
@@ -170,17 +175,13 @@ impl AzureStore {
     }
 
     async fn put_blocks(&self, key: &Key, payload: Payload, mode: &PutMode) -> Result<Version> {
-        let size = self.block_size.max(payload.len().div_ceil(MAX_BLOCKS));
+        let size = part_size(payload.len(), self.block_size, MAX_BLOCKS);
         let blob = self.blob(key.as_str())?.block_blob_client();
         // Of one length, and different for each put: two puts of one key must not mix their blocks.
         let put: [u8; 16] = rand::random();
-        let blocks: Vec<(Vec<u8>, Payload)> = (0..payload.len().div_ceil(size))
-            .map(|n| {
-                let from = n * size;
-                let id = [&put[..], &n.to_be_bytes()[..]].concat();
-                (id, body::slice(&payload, from, payload.len().min(from + size)))
-            })
-            .collect();
+        let numbered = (0u64..).zip(parts(&payload, size));
+        let blocks: Vec<(Vec<u8>, Payload)> =
+            numbered.map(|(n, part)| ([&put[..], &n.to_be_bytes()[..]].concat(), part)).collect();
         let ids = blocks.iter().map(|(id, _)| id.clone()).collect();
         let mut staged = futures::stream::iter(blocks)
             .map(|(id, part)| self.stage(key, &blob, id, part).boxed_send())
@@ -290,11 +291,14 @@ impl Store for AzureStore {
 
     /// Asked by looking at a blob, which needs no more rights than reading does; whether it is there does not matter.
     async fn now(&self) -> Result<Time> {
-        let told = match self.blob("config")?.get_properties(None).await {
-            Ok(found) => date(found.headers()),
-            Err(e) if code(&e) == "BlobNotFound" => reply(&e).and_then(|r| date(r.headers())),
-            Err(e) => return Err(self.explain(e, "ask for the time")),
-        };
+        if let Some(now) = self.server_clock.now() {
+            return Ok(now);
+        }
+        match self.blob("config")?.get_properties(None).await {
+            Err(e) if code(&e) != "BlobNotFound" => return Err(self.explain(e, "ask for the time")),
+            _ => {}
+        }
+        let told = self.server_clock.now();
         told.ok_or_else(|| {
             Error::new(ErrorKind::Other, format!("ask for the time of {}: the reply has no date", self.scene.location))
         })
