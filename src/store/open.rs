@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::azure::AzureStore;
 use super::local::LocalStore;
 use super::s3::S3Store;
-use super::{Counted, Counter, Error, ErrorKind, Result, Retrier, Retry, RetryPolicy, Settings, Store, StoreUrl};
+use super::{Counted, Counter, Error, ErrorKind, Limited, Result, Retrier, Retry, RetryPolicy, Settings, Store, StoreUrl};
 use crate::runtime::Clock;
 
 /// What a store needs of its surroundings.
@@ -39,6 +39,14 @@ impl OpenOptions {
 pub async fn open(settings: &Settings, options: &OpenOptions) -> Result<Arc<dyn Store>> {
     settings.check()?;
     let retrier = Retrier::new(RetryPolicy::within(settings.deadline), options.counter.clone(), options.seed);
+    let store = unlimited(settings, options, retrier).await?;
+    match (settings.upload_rate, settings.download_rate) {
+        (0, 0) => Ok(store),
+        (upload, download) => Ok(Arc::new(Limited::new(store, upload, download))),
+    }
+}
+
+async fn unlimited(settings: &Settings, options: &OpenOptions, retrier: Retrier) -> Result<Arc<dyn Store>> {
     match &settings.url {
         StoreUrl::File { path, prefix } => {
             if options.create_root {

@@ -46,7 +46,8 @@ fn while_it_has_a_lock_and_nothing_else() {
 fn while_it_uploads_its_first_pack() {
     killed_when("a pack is on its way", |repo| {
         // Or there already, where nobody looked in time.
-        objects(&repo.join(".tmp")).iter().any(|p| p.metadata().is_ok_and(|m| m.len() > 1_000_000)) || bytes_in(&repo.join("data")) > 0
+        objects(&repo.join(".tmp")).iter().any(|p| p.metadata().is_ok_and(|m| m.len() > 1_000_000))
+            || bytes_in(&repo.join("data")) > 0
     });
 }
 
