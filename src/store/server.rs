@@ -221,7 +221,8 @@ mod tests {
             joined.extend_from_slice(&frame);
         }
         assert!(payload.is(&joined) && body.left == 0);
-        assert_eq!(part_size(100 << 30, 16 << 20, 10_000), (100u64 << 30).div_ceil(10_000));
+        assert_eq!(part_size(100 << 30, 16 << 20, 10_000), 16 << 20);
+        assert_eq!(part_size(1 << 40, 16 << 20, 10_000), (1u64 << 40).div_ceil(10_000));
     }
 
     #[test]
