@@ -434,7 +434,8 @@ fn a_database_goes_in_and_comes_out_without_a_configuration_file() {
     use crate::support::postgres::shared;
     let (dir, server) = (place(), shared(16));
     let d = dir.path();
-    let run = |args: &[&str]| ran(command(d, args).env("STRONGROOM_PG_BIN_DIRS", server.bin()));
+    let to = server.url("postgres", "").read().unwrap().expose().to_owned();
+    let run = |args: &[&str]| ran(command(d, args).env("STRONGROOM_PG_BIN_DIRS", server.bin()).env("CLI_SERVER", &to));
     server.create_database("cli_shop");
     server.sql("postgres", "DROP DATABASE IF EXISTS cli_back");
     server.sql("cli_shop", "CREATE TABLE t AS SELECT g AS x FROM generate_series(1, 1000) g");
@@ -443,8 +444,7 @@ fn a_database_goes_in_and_comes_out_without_a_configuration_file() {
     assert_eq!((made["jobs"][0]["job"].as_str(), made["jobs"][0]["source"].as_str()), (Some("pg-dump"), Some("pg_dump")));
     let files = run(&with(&["ls", "latest", "databases"])).ok().json();
     assert_eq!(files["entries"][0]["path"], "/databases/cli_shop.dump");
-    let to = server.url("postgres", "").read().unwrap().expose().to_owned();
-    let back = run(&with(&["restore", "--to", &to, "--create", "--target-database", "cli_back"])).ok().json();
+    let back = run(&with(&["restore", "--to", "env:CLI_SERVER", "--create", "--target-database", "cli_back"])).ok().json();
     assert_eq!(back["result"]["databases"][0]["database"], "cli_back", "{back}");
     assert_eq!(server.sql("cli_back", "SELECT sum(x) FROM t").trim(), "500500");
     let again = run(&with(&["restore", "--to", &to, "--create", "--target-database", "cli_back"]));

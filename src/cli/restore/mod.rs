@@ -24,7 +24,7 @@ use crate::model::{Selector, TenantName, Time};
 pub(super) struct Args {
     /// TENANT/JOB, or TENANT where it has one job; not needed with --repository
     selector: Option<Selector>,
-    /// Where to: a directory; a database URL; `-` for standard output
+    /// Where to: a directory; a database URL, or `env:NAME` for one in an environment variable; `-` for standard output
     #[arg(long, value_name = "TARGET", required_unless_present = "to_command")]
     to: Option<String>,
     /// The beginning of its id, or `latest`
@@ -190,7 +190,12 @@ impl Args {
 
 async fn dump(s: &Session, ctx: &Context, a: &Args, found: &Found) -> Result<Done> {
     let d = &a.dump;
-    let mut request = restore_dump::Request::new(a.to()?.parse()?);
+    let to = match a.to()?.strip_prefix("env:") {
+        // A URL holds a password, and arguments can be seen by every user of the machine.
+        Some(name) => crate::runtime::Secret::Env(name.to_owned()).read()?.expose().to_owned(),
+        None => a.to()?.to_owned(),
+    };
+    let mut request = restore_dump::Request::new(to.parse()?);
     request.mode = match (d.create, d.clean) {
         (true, false) => Mode::Create,
         (false, true) => Mode::Clean,
