@@ -226,6 +226,11 @@ impl<T> Context<T> for Result<T, Error> {
 impl<T> Context<T> for Result<T, std::io::Error> {
     fn context<S: Into<String>>(self, what: impl FnOnce() -> S) -> Result<T> {
         self.map_err(|e| {
+            // An error of ours that travelled through `io::Read` or `io::Write` is still what it was.
+            let e = match e.downcast::<Error>() {
+                Ok(own) => return own.context(what()),
+                Err(e) => e,
+            };
             let (kind, hint) = match e.kind() {
                 std::io::ErrorKind::PermissionDenied => (Kind::Denied, None),
                 std::io::ErrorKind::NotFound => (Kind::NotFound, None),
@@ -246,6 +251,14 @@ impl<T> Context<T> for Result<T, std::io::Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_kind_survives_the_way_through_io() {
+        let own = std::io::Error::other(Error::new(Kind::Locked, "lock lost").hint("Run it again."));
+        let e = Err::<(), _>(own).context(|| "store a file").expect_err("an error");
+        assert_eq!((e.kind(), e.hint_text()), (Kind::Locked, Some("Run it again.")));
+        assert_eq!(e.chain(), "store a file: lock lost");
+    }
 
     #[test]
     fn report_prints_each_cause_once_and_the_nearest_hint() {

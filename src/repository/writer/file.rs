@@ -8,7 +8,7 @@ use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
 
 use super::{Done, Writer};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Context, Error, Kind, Result};
 use crate::model::Id;
 use crate::repository::chunk::{Chunker, Chunking};
 use crate::repository::index::BlobType;
@@ -76,7 +76,7 @@ impl FileWriter {
     pub fn finish(mut self) -> Result<FileContent> {
         let chunker = std::mem::replace(&mut self.chunker, Chunker::new(Chunking::Content));
         chunker.finish(&mut self.cut);
-        self.hand_in().map_err(|e| Error::new(Kind::Failed, "store a file").because(e))?;
+        self.hand_in().context(|| "store a file")?;
         let mut state = self.slots.state.lock();
         while state.done < self.blobs && !state.failed {
             // Woken by the last blob; the limit is for a lane that was lost with our blob.
