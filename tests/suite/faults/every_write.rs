@@ -165,7 +165,8 @@ async fn at_every_write(breaks: Breaks) {
         // The last index is not tried again beyond what the store's own retries do: what it named is stored again.
         let last_index = log.iter().rfind(|w| w.key.starts_with("index/")).is_some_and(|w| w.write == struck.write);
         let unknown = match breaks {
-            Breaks::ReplyLost => struck.bytes,
+            // Packs in flight beside it (two at a time) may end unnamed as well.
+            Breaks::ReplyLost => struck.bytes + 150_000,
             Breaks::Once if last_index => 200_000,
             _ => 0,
         };
