@@ -1,14 +1,18 @@
 //! Plain types for everybody: names, ids, times, nodes, snapshot facts. No I/O.
 
+mod base;
 mod globs;
 mod id;
 mod names;
 mod node;
 mod time;
+mod wal;
 
+pub use base::{BadPage, BaseBackup, Tablespace};
 pub use globs::Globs;
 pub use id::Id;
 pub use names::{Environment, JobName, Selector, TenantName};
 pub use node::{Metadata, Node, NodeKind, Xattr};
 pub use time::Time;
 pub(crate) use time::civil_from_days;
+pub use wal::{Ancestor, Lsn, SegmentName, SegmentSize, Timeline, TimelineHistory, WalFile};
