@@ -13,6 +13,8 @@ mod engine;
 mod faults;
 mod judges;
 mod pg_dump;
+mod pg_files;
+mod pg_replication;
 mod repository;
 mod store;
 mod support;
