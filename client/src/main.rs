@@ -14,6 +14,7 @@ use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use strongroom_client::call::{self, PATIENCE};
 use strongroom_client::cluster;
@@ -22,6 +23,7 @@ use strongroom_client::message::{MAX_FILES, Reply, Request};
 const USAGE: &str = "\
 usage: strongroom-client [wal] push PATH     [--job TENANT/JOB] [--socket PATH] [--data-directory DIR]
        strongroom-client [wal] fetch NAME DEST [--mode recovery|standby|rewind] [the same options]
+--wait SECONDS: how long to look for a daemon that cannot be reached; 30 unless told.
 The socket is that of --socket, $STRONGROOM_SOCKET, or /run/strongroom/TENANT.sock.";
 /// Files that wait behind the one asked for and are handed over with it.
 const AHEAD: usize = 31;
@@ -56,11 +58,12 @@ struct Arguments {
     socket: Option<PathBuf>,
     data: Option<PathBuf>,
     mode: String,
+    wait: Duration,
 }
 
 impl Arguments {
     fn parse(arguments: &[String]) -> Result<Self, String> {
-        let mut out = Self { mode: "recovery".into(), ..Self::default() };
+        let mut out = Self { mode: "recovery".into(), wait: PATIENCE, ..Self::default() };
         let mut rest = arguments.iter();
         while let Some(argument) = rest.next() {
             let (name, given) = match argument.split_once('=') {
@@ -77,6 +80,10 @@ impl Arguments {
                 "--socket" => out.socket = Some(value()?.into()),
                 "--data-directory" => out.data = Some(value()?.into()),
                 "--mode" => out.mode = value()?,
+                "--wait" => {
+                    let text = value()?;
+                    out.wait = text.parse().map(Duration::from_secs).map_err(|_| format!("--wait {text}: seconds\n{USAGE}"))?;
+                }
                 _ => return Err(format!("unknown argument {name}\n{USAGE}")),
             }
         }
@@ -158,7 +165,7 @@ impl Arguments {
 
     fn ask(&self, request: &Request, files: &[File]) -> Result<Reply, String> {
         let socket = self.socket()?;
-        call::patiently(&socket, request, files, PATIENCE).map_err(|e| {
+        call::patiently(&socket, request, files, self.wait).map_err(|e| {
             format!("ask the daemon at {}: {e}\nhint: Is `strongroom run` running, and may this user use its socket?", socket.display())
         })
     }

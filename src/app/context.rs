@@ -24,6 +24,12 @@ pub struct Context {
     open: Arc<tokio::sync::Mutex<HashMap<TenantName, Opened>>>,
 }
 
+impl std::fmt::Debug for Context {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Context").finish_non_exhaustive()
+    }
+}
+
 #[derive(Clone)]
 struct Opened {
     store: Arc<dyn Store>,

@@ -19,3 +19,4 @@ mod repository;
 mod store;
 mod support;
 mod volume;
+mod wal_cli;

@@ -92,7 +92,8 @@ impl Shipper {
         };
         let pusher = self.system(system).await?.pusher;
         // The one asked for first; the others behind it.
-        let (pushed, ()) = tokio::join!(pusher.push(asked, source, local.pg_wal().as_deref()), async {
+        let pg_wal = local.pg_wal();
+        let (pushed, ()) = tokio::join!(pusher.push(asked, source, pg_wal.as_deref()), async {
             for (name, file) in others {
                 if let Ok(wal) = name.parse() {
                     pusher.offer(wal, file);
@@ -100,8 +101,8 @@ impl Shipper {
             }
         });
         let pushed = pushed?;
-        if let (WalFile::History(timeline), Some(pg_wal)) = (asked, local.pg_wal()) {
-            backfill::run(pusher.folder(), &pg_wal, *timeline).await?;
+        if let (WalFile::History(timeline), Some(pg_wal)) = (asked, &pg_wal) {
+            backfill::run(pusher.folder(), pg_wal, *timeline).await?;
         }
         Ok(pushed)
     }

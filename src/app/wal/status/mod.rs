@@ -224,7 +224,8 @@ async fn system_status(
         age_seconds: now.seconds_since(s.stored).max(0.0),
         end: s.name.end(size),
     });
-    let timelines = survey.coverage().iter().map(|coverage| {
+    let coverage = survey.coverage();
+    let timelines = coverage.iter().map(|coverage| {
         let known = identity.known(coverage.timeline);
         let history = identity.history(coverage.timeline);
         TimelineStatus {
