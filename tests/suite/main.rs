@@ -19,4 +19,5 @@ mod repository;
 mod store;
 mod support;
 mod volume;
+mod wal;
 mod wal_cli;

@@ -1,3 +1,4 @@
+use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::*;
@@ -82,8 +83,6 @@ fn large_objects_lie_in_parts() {
     fewer[10] = 1;
     assert_eq!(seal.content("x", &fewer, &end.last).unwrap_err().kind(), Kind::Corrupt);
 }
-
-use bytes::Bytes;
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]

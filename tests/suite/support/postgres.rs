@@ -64,12 +64,20 @@ impl Server {
 
     /// The same, with further arguments for `initdb`: `-k`, `--wal-segsize=1`, …
     pub fn create(major: u32, tcp: bool, more: &[&str], config: &str) -> Self {
-        let server = Self::prepare(major, tcp);
-        let data = server.data();
-        let args = ["-D", &data, "-U", "postgres", "-A", "trust", "-N", "--encoding=UTF8", "--locale=C"];
-        run(server.as_user("initdb", &[&args, more].concat()), "initdb");
-        server.configure(config);
-        server.launch()
+        Self::prepare(major, tcp).init(more, config)
+    }
+
+    /// A new server whose `initdb` gets further arguments, on its socket only.
+    pub fn start_initdb(major: u32, arguments: &[&str], config: &str) -> Self {
+        Self::create(major, false, arguments, config)
+    }
+
+    fn init(self, arguments: &[&str], config: &str) -> Self {
+        let data = self.data();
+        let usual = ["-D", &data, "-U", "postgres", "-A", "trust", "-N", "--encoding=UTF8", "--locale=C"];
+        run(self.as_user("initdb", &[&usual, arguments].concat()), "initdb");
+        self.configure(config);
+        self.launch()
     }
 
     /// A server that has no data directory yet and does not run: something is restored to [`Server::data`], then it is
