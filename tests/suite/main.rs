@@ -20,3 +20,4 @@ mod store;
 mod support;
 mod volume;
 mod wal;
+mod wal_cli;

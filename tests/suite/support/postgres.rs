@@ -80,6 +80,12 @@ impl Server {
         self.launch()
     }
 
+    /// A server that has no data directory yet and does not run: something is restored to [`Server::data`], then it is
+    /// started with [`Server::restart`].
+    pub fn unborn(major: u32) -> Self {
+        Self::prepare(major, false)
+    }
+
     /// A standby of this server, streaming from it.
     pub fn standby(&self, config: &str) -> Self {
         let server = Self::prepare(self.major, false);
@@ -288,8 +294,22 @@ impl Server {
         dir.to_str().unwrap().to_owned()
     }
 
+    /// `pg_ctl stop -m fast`.
+    pub fn stop(&self) {
+        run(self.as_user("pg_ctl", &["-D", &self.data(), "stop", "-m", "fast", "-w"]), "pg_ctl stop");
+    }
+
+    /// `pg_basebackup` of this server into the data directory of `copy`, which does not run; with further lines for its
+    /// `postgresql.conf`.
+    pub fn copy_to(&self, copy: &Self, more: &[&str], config: &str) {
+        let (host, port, data) = (self.socket_dir(), self.port.to_string(), copy.data());
+        let args = ["-h", &host, "-p", &port, "-U", "postgres", "-D", &data, "-c", "fast"];
+        run(copy.as_user("pg_basebackup", &[&args, more].concat()), "pg_basebackup");
+        copy.configure(config);
+    }
+
     /// A server program as the user it must run as.
-    fn as_user(&self, tool: &str, args: &[&str]) -> Command {
+    pub fn as_user(&self, tool: &str, args: &[&str]) -> Command {
         let (mut c, bin) = match user() {
             Some(user) => {
                 let mut c = Command::new("runuser");
@@ -320,7 +340,7 @@ pub fn kill(pid: i32) {
 }
 
 /// PostgreSQL refuses to run as root: the user to run it as instead, if we are root.
-fn user() -> Option<&'static str> {
+pub fn user() -> Option<&'static str> {
     static USER: OnceLock<Option<&'static str>> = OnceLock::new();
     *USER.get_or_init(|| {
         let answer = |program: &str, args: &[&str]| Command::new(program).args(args).output().ok().filter(|o| o.status.success());
