@@ -27,5 +27,5 @@ pub use endpoint::{Endpoint, TargetAttrs};
 pub use replication::Replication;
 pub use session::{ServerVersion, Session, connect, get, quote_ident};
 pub use settings::ConnectionSettings;
-pub use slots::keep_physical_slot;
+pub use slots::{SlotCare, keep_physical_slot};
 pub use wal_header::WalHeader;

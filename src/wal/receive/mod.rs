@@ -220,7 +220,7 @@ impl Receiver {
             () = cancel.cancelled() => return Err(Error::new(Kind::Cancelled, "cancelled")),
         };
         let mut connected = connected;
-        let keeper = keep::Keeper::start(&settings, &connected, &self.options.slot);
+        let keeper = keep::Keeper::start(&settings, &connected, &self.options);
         loop {
             let place = tokio::select! {
                 place = begin::place(self, &mut connected, memory) => place?,

@@ -210,7 +210,7 @@ async fn a_server_that_shuts_down_waits_only_for_one_request() {
     let (folder, size) = folder_of(&place, &server);
     let (_, end) = compare(&folder, &server, SegmentName::at(Timeline(1), told.streams[0].1, size), size).await;
     let control = Control::read(Path::new(&server.data())).unwrap();
-    assert!(end > control.checkpoint, "the last checkpoint at {} is stored up to {end}", control.checkpoint);
+    assert!(end > control.checkpoint, "the last checkpoint at {}, stored up to {end}: {told:?}", control.checkpoint);
     running.kill().await;
 }
 
