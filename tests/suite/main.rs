@@ -17,3 +17,4 @@ mod repository;
 mod store;
 mod support;
 mod volume;
+mod wal;
