@@ -4,10 +4,12 @@
 pub mod archive;
 pub mod catalog;
 pub mod clients;
+pub mod commits;
 mod conninfo;
 mod endpoint;
 mod explain;
 mod passfile;
+pub mod recovery;
 mod session;
 mod settings;
 mod tls;
