@@ -29,7 +29,7 @@ pub fn moment(text: &str, now: Time) -> Result<Time> {
     if text == "now" {
         return Ok(now);
     }
-    let (day, rest) = text.split_once(['T', 't', ' ']).unwrap_or((text, ""));
+    let (day, rest) = text.split_once([' ', 'T']).unwrap_or((text, ""));
     let unknown = || bad("the zone is not known");
     if day == "today" || day == "yesterday" {
         let (clock, zone) = split_zone(rest).ok_or_else(unknown)?;

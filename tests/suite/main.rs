@@ -13,6 +13,7 @@ mod engine;
 mod faults;
 mod judges;
 mod pg_dump;
+mod pitr;
 mod repository;
 mod store;
 mod support;

@@ -82,6 +82,36 @@ impl Server {
         server.launch()
     }
 
+    /// A server that has no data directory yet and does not run: something is restored to [`Server::data`], then it is
+    /// started with [`Server::restart`].
+    pub fn unborn(major: u32) -> Self {
+        Self::prepare(major, false)
+    }
+
+    /// What a restored cluster must be told to run as this server, beside what its configuration says.
+    pub fn own_settings(&self) -> Vec<(String, String)> {
+        [
+            ("unix_socket_directories", self.socket_dir()),
+            ("port", self.port.to_string()),
+            ("listen_addresses", String::new()),
+        ]
+        .map(|(name, value)| (name.to_owned(), value))
+        .to_vec()
+    }
+
+    /// `pg_ctl start` and what it says; the server is not ended by itself.
+    pub fn try_start(&self) -> Result<(), String> {
+        let log = self.dir.join("log");
+        let output = self.as_user("pg_ctl", &["-D", &self.data(), "-l", log.to_str().unwrap(), "-w", "start"]).output().unwrap();
+        let words = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        if output.status.success() { Ok(()) } else { Err(words(&output.stdout) + &words(&output.stderr) + &self.log()) }
+    }
+
+    /// `pg_ctl stop -m fast`.
+    pub fn stop(&self) {
+        run(self.as_user("pg_ctl", &["-D", &self.data(), "stop", "-m", "fast", "-w"]), "pg_ctl stop");
+    }
+
     fn prepare(major: u32, tcp: bool) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let dir =
@@ -253,7 +283,7 @@ impl Server {
     }
 
     /// A server program as the user it must run as.
-    fn as_user(&self, tool: &str, args: &[&str]) -> Command {
+    pub fn as_user(&self, tool: &str, args: &[&str]) -> Command {
         let (mut c, bin) = match user() {
             Some(user) => {
                 let mut c = Command::new("runuser");
