@@ -40,7 +40,7 @@ impl Fetch {
             Self::Given(command) => return Ok(Some(command.clone())),
             Self::Program { program, arguments } => (program, arguments),
         };
-        let job = wal_job(ctx, tenant, cluster)?;
+        let job = ctx.tenant(tenant)?.wal.values().find(|job| job.settings.cluster == cluster);
         let Some(job) = job else { return Ok(None) };
         let program = program.to_str().ok_or_else(|| {
             Error::new(Kind::Failed, format!("the path of this program is not UTF-8: {}", program.display()))
@@ -48,15 +48,10 @@ impl Fetch {
         let mut words = vec![shell_word(program)];
         words.extend(arguments.iter().map(|a| shell_word(a)));
         words.extend(["wal", "fetch", "%f", "\"%p\"", "--job"].map(str::to_owned));
-        words.push(shell_word(&format!("{tenant}/{job}")));
+        words.push(shell_word(&format!("{tenant}/{}", job.name)));
         if standby {
             words.extend(["--mode", "standby"].map(str::to_owned));
         }
         Ok(Some(words.join(" ")))
     }
-}
-
-/// The job that archives this cluster's WAL. Until there are such jobs, none.
-fn wal_job(ctx: &Context, tenant: &TenantName, _cluster: &str) -> Result<Option<crate::model::JobName>> {
-    ctx.tenant(tenant).map(|_| None)
 }

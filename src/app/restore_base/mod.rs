@@ -1,10 +1,13 @@
 //! Brings a PostgreSQL cluster back from a base backup, and to a point in time with the WAL archive.
 //!
-//! [`prepare`] makes the plan and changes nothing: `--preview` ends there. [`run`] carries it out: the files, under a read lock. The restored server fetches its WAL by itself when it is
+//! [`prepare`] makes the plan and changes nothing: `--preview` ends there. [`run`] carries it out: a hold on the WAL that
+//! recovery will read ([`hold`]), then the files under a read lock. The restored server fetches its WAL by itself when it is
 //! started, with the `restore_command` that [`command`] writes.
 
+mod archive;
 mod bases;
 pub mod command;
+pub mod hold;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -158,6 +161,8 @@ pub struct Wal {
 pub struct Report {
     /// The plan that was carried out.
     pub plan: Summary,
+    /// The hold on the WAL that recovery needs; absent without an archive.
+    pub hold: Option<hold::Held>,
     /// What deserves a look.
     pub notes: Vec<String>,
 }
@@ -171,7 +176,10 @@ pub async fn prepare(ctx: &Context, found: Found, mut request: Request) -> Resul
     let bases = bases::load(&found, request.pinned, now).await?;
     let usable = request.fetch.command(ctx, &found.tenant, &bases.cluster, request.standby)?;
     let mut notes = Vec::new();
-    let archived = Vec::new();
+    let archived = match &usable {
+        Some(_) => archive::load(&found.repository, &bases.cluster, &bases.list, &request.target).await?,
+        None => Vec::new(),
+    };
     if archived.is_empty() && request.or_newest {
         (request.target, request.pinned) = (Target::End, true);
     }
@@ -278,10 +286,14 @@ fn summarize(
 /// Restores. The server is not started.
 ///
 /// # Errors
-/// As [`cluster::restore`].
-pub async fn run(_ctx: &Context, prepared: Prepared, progress: Arc<Progress>, cancel: &Cancel) -> Result<Report> {
+/// As [`cluster::restore`]; a hold that cannot be written.
+pub async fn run(ctx: &Context, prepared: Prepared, progress: Arc<Progress>, cancel: &Cancel) -> Result<Report> {
     let Prepared { plan, found, summary, cluster } = prepared;
     let facts = plan.base.facts;
+    let held = match cluster.recovery {
+        Some(_) => hold::place(ctx, &found, &facts).await?,
+        None => None,
+    };
     let restored = with_read_lock(&found.repository, cancel, async {
         let reader = found.repository.reader(found.repository.load_index().await?);
         let (root, cancel) = (found.snapshot.file.tree, cancel.clone());
@@ -294,6 +306,18 @@ pub async fn run(_ctx: &Context, prepared: Prepared, progress: Arc<Progress>, ca
         })
         .await
     })
-    .await?;
-    Ok(Report { plan: summary, notes: restored.notes })
+    .await;
+    let restored = match restored {
+        Ok(restored) => restored,
+        Err(e) => {
+            // It may be tried again at once, and then makes a hold of its own.
+            if let Some(held) = &held
+                && let Err(e) = hold::release(&found.repository, held).await
+            {
+                tracing::warn!("{} stays until {}: {}", held.key, held.expires, e.chain());
+            }
+            return Err(e);
+        }
+    };
+    Ok(Report { plan: summary, hold: held, notes: restored.notes })
 }

@@ -55,6 +55,8 @@ pub struct Stretch {
     pub to: Lsn,
     /// When the newest commit in it was made, if anybody looked and found one.
     pub newest: Option<Time>,
+    /// No commit in it was made after this time, if anybody looked and found that.
+    pub quiet_after: Option<Time>,
 }
 
 /// What is wanted.
@@ -261,8 +263,8 @@ fn end(base: &Base, has_archive: bool, reach: &Reach, wish: &Wish) -> Result<(Ta
                 Target::End
             }
             (Some(newest), Some(gap)) => return Err(format!("{gap}; the newest commit before it is of {newest}")),
-            (None, None) if reach.to == base.facts.stop => {
-                notes.push("the archive has no log after the base backup: everything is recovered".to_owned());
+            (None, None) if reach.to == base.facts.stop || reach.quiet_after.is_some_and(|quiet| quiet <= *time) => {
+                notes.push(format!("the archive has no commit after {time}: everything is recovered. If the cluster was not idle since, log is missing"));
                 Target::End
             }
             (None, Some(gap)) => return Err(gap),

@@ -12,6 +12,8 @@ pub(super) struct Reach {
     pub(super) timeline: Timeline,
     /// When the newest commit before it was made, where that is known.
     pub(super) newest: Option<Time>,
+    /// No commit of the last stretch was made after this time, where that is known.
+    pub(super) quiet_after: Option<Time>,
     /// There is more log of this history further on, from here: what lies between is missing.
     pub(super) gap_until: Option<Lsn>,
 }
@@ -29,6 +31,7 @@ pub(super) fn reach(base: &Base, archived: Option<&Archived>, history: &Timeline
         to: if facts.wal_included { facts.stop } else { facts.start },
         timeline: facts.timeline,
         newest: None,
+        quiet_after: None,
         gap_until: None,
     };
     let stretches: &[Stretch] = archived.map_or(&[], |a| &a.stretches);
@@ -42,7 +45,9 @@ pub(super) fn reach(base: &Base, archived: Option<&Archived>, history: &Timeline
         {
             found.to = stretch.to.min(*end);
             found.timeline = *timeline;
-            found.newest = stretch.newest.filter(|_| stretch.to <= *end);
+            let whole = stretch.to <= *end;
+            (found.newest, found.quiet_after) =
+                if whole { (stretch.newest, stretch.quiet_after) } else { (None, stretch.quiet_after) };
         }
         if found.to < first_of_segment(*end) {
             break;

@@ -34,7 +34,7 @@ fn base(n: u8, timeline: u32, stop: u64, minutes: i64) -> Base {
 }
 
 fn stretch(timeline: u32, from: u64, to: u64, newest: Option<i64>) -> Stretch {
-    Stretch { timeline: Timeline(timeline), from: Lsn(from * MIB), to: Lsn(to * MIB), newest: newest.map(time) }
+    Stretch { timeline: Timeline(timeline), from: Lsn(from * MIB), to: Lsn(to * MIB), newest: newest.map(time), quiet_after: None }
 }
 
 fn history(timeline: u32, ancestors: &[(u32, u64)]) -> TimelineHistory {
@@ -133,6 +133,10 @@ fn a_time_after_the_last_commit_means_everything() {
     let unknown = archived(&[history(1, &[])], &[stretch(1, 0, 320, None)]);
     let (_, target, _, notes) = chosen(&bases, &unknown, &wish(Target::Time(time(300))));
     assert_eq!((target, notes.len()), (Target::Time(time(300)), 1));
+    // Somebody looked, and there is none.
+    let mut quiet = unknown.clone();
+    quiet[0].stretches[0].quiet_after = Some(time(300));
+    assert_eq!(chosen(&bases, &quiet, &wish(Target::Time(time(300)))).1, Target::End);
     // Nothing at all after the base backup.
     let short = archived(&[history(1, &[])], &[stretch(1, 0, 200, None)]);
     assert_eq!(chosen(&bases, &short, &wish(Target::Time(time(300)))).1, Target::End);

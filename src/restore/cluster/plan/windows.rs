@@ -32,7 +32,7 @@ pub(super) fn windows(bases: &[&Base], archived: &[Archived], follow: FollowTime
         let facts = &base.facts;
         let archived = archived.iter().find(|a| a.system_identifier == facts.system_identifier);
         let Some(history) = history_for(base, bases, archived, follow) else { continue };
-        let Some(Reach { to, timeline, newest, gap_until }) = reach(base, archived, &history) else { continue };
+        let Some(Reach { to, timeline, newest, gap_until, .. }) = reach(base, archived, &history) else { continue };
         let own = Window {
             system_identifier: facts.system_identifier.to_string(),
             snapshot: base.snapshot,
