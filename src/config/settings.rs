@@ -19,7 +19,71 @@ pub struct Settings {
     pub environment: Environment,
     /// By name; never empty.
     pub tenants: BTreeMap<TenantName, Tenant>,
-    /// One WAL archive.
+    /// What the daemon serves.
+    pub http: Http,
+    /// What the process may use.
+    pub limits: Limits,
+    /// Where indexes and trees are cached. `None`: the user's cache directory.
+    pub cache_dir: Option<PathBuf>,
+    /// The settings that name programs to run (paths such as `tenants.acme.jobs.broker.command.run`), which need
+    /// [`crate::runtime::secret::allow_commands`].
+    pub commands: Vec<String>,
+}
+
+/// One tenant.
+#[derive(Debug, Clone)]
+pub struct Tenant {
+    /// Its name.
+    pub name: TenantName,
+    /// Its own repository.
+    pub repository: Repository,
+    /// By name; may be empty, for a tenant that is only restored.
+    pub jobs: BTreeMap<JobName, Job>,
+    /// The `pg_wal` jobs by name. They run all the time and make no snapshots, so they are not among `jobs`; no name is in both.
+    pub wal: BTreeMap<JobName, WalJob>,
+}
+
+/// Where a tenant's repository is and how it is opened.
+#[derive(Debug, Clone)]
+pub struct Repository {
+    /// The store, rooted at the repository: keys are `config`, `data/…`.
+    pub store: store::Settings,
+    /// Opens it. Read when it is opened.
+    pub password: Secret,
+    /// zstd level of new data, 1 to 19.
+    pub compression: i32,
+}
+
+/// One job.
+#[derive(Debug, Clone)]
+pub struct Job {
+    /// Whose job.
+    pub tenant: TenantName,
+    /// Its name.
+    pub name: JobName,
+    /// What is backed up.
+    pub source: SourceSettings,
+    /// When it runs.
+    pub schedule: Spec,
+    /// It starts up to this much later.
+    pub jitter: Duration,
+    /// Which snapshots stay. `None`: all.
+    pub keep: Option<Keep>,
+    /// A run is ended after this long.
+    pub timeout: Duration,
+    /// How often a failed run is tried again.
+    pub retries: u32,
+}
+
+impl Job {
+    /// `tenant/job`.
+    #[must_use]
+    pub fn selector(&self) -> Selector {
+        Selector { tenant: self.tenant.clone(), job: Some(self.name.clone()) }
+    }
+}
+
+/// One WAL archive.
 #[derive(Debug, Clone)]
 pub struct WalJob {
     /// Whose job.
@@ -106,70 +170,6 @@ pub enum WalCompression {
     Lz4,
     /// As it is.
     None,
-}
-
-/// What the daemon serves.
-    pub http: Http,
-    /// What the process may use.
-    pub limits: Limits,
-    /// Where indexes and trees are cached. `None`: the user's cache directory.
-    pub cache_dir: Option<PathBuf>,
-    /// The settings that name programs to run (paths such as `tenants.acme.jobs.broker.command.run`), which need
-    /// [`crate::runtime::secret::allow_commands`].
-    pub commands: Vec<String>,
-}
-
-/// One tenant.
-#[derive(Debug, Clone)]
-pub struct Tenant {
-    /// Its name.
-    pub name: TenantName,
-    /// Its own repository.
-    pub repository: Repository,
-    /// By name; may be empty, for a tenant that is only restored.
-    pub jobs: BTreeMap<JobName, Job>,
-    /// The `pg_wal` jobs by name. They run all the time and make no snapshots, so they are not among `jobs`; no name is in both.
-    pub wal: BTreeMap<JobName, WalJob>,
-}
-
-/// Where a tenant's repository is and how it is opened.
-#[derive(Debug, Clone)]
-pub struct Repository {
-    /// The store, rooted at the repository: keys are `config`, `data/…`.
-    pub store: store::Settings,
-    /// Opens it. Read when it is opened.
-    pub password: Secret,
-    /// zstd level of new data, 1 to 19.
-    pub compression: i32,
-}
-
-/// One job.
-#[derive(Debug, Clone)]
-pub struct Job {
-    /// Whose job.
-    pub tenant: TenantName,
-    /// Its name.
-    pub name: JobName,
-    /// What is backed up.
-    pub source: SourceSettings,
-    /// When it runs.
-    pub schedule: Spec,
-    /// It starts up to this much later.
-    pub jitter: Duration,
-    /// Which snapshots stay. `None`: all.
-    pub keep: Option<Keep>,
-    /// A run is ended after this long.
-    pub timeout: Duration,
-    /// How often a failed run is tried again.
-    pub retries: u32,
-}
-
-impl Job {
-    /// `tenant/job`.
-    #[must_use]
-    pub fn selector(&self) -> Selector {
-        Selector { tenant: self.tenant.clone(), job: Some(self.name.clone()) }
-    }
 }
 
 /// What the daemon serves.

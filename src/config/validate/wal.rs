@@ -127,11 +127,12 @@ fn settings(raw: &RawPgWal, path: &str, names: &mut Names<'_>, out: &mut Collect
     })
 }
 
-/// The name of a cluster is a folder of the repository.
+/// The name of a cluster is a folder of the repository: a DNS label.
 fn check_cluster(cluster: &str, path: &str, out: &mut Collector<'_>) {
-    let fits = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_');
-    if cluster.is_empty() || cluster.len() > 63 || !cluster.bytes().all(fits) {
-        out.add_hint(path, "not the name of a cluster", "Use lower-case letters, digits, `-` and `_`, at most 63.");
+    let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    let edges = cluster.starts_with('-') || cluster.ends_with('-');
+    if cluster.is_empty() || cluster.len() > 63 || edges || !cluster.bytes().all(inner) {
+        out.add_hint(path, "not the name of a cluster", "Use 1 to 63 characters a-z, 0-9 and '-', not starting or ending with '-'.");
     }
 }
 
