@@ -59,10 +59,16 @@ impl Server {
 
     /// The same, on a free port of 127.0.0.1 too, with further lines for its `postgresql.conf`.
     pub fn start_with(major: u32, tcp: bool, config: &str) -> Self {
+        Self::start_custom(major, tcp, &[], config)
+    }
+
+    /// The same, with further arguments for `initdb`.
+    pub fn start_custom(major: u32, tcp: bool, initdb: &[&str], config: &str) -> Self {
         let server = Self::prepare(major, tcp);
-        let initdb = server
+        let mut command = server
             .as_user("initdb", &["-D", &server.data(), "-U", "postgres", "-A", "trust", "-N", "--encoding=UTF8", "--locale=C"]);
-        run(initdb, "initdb");
+        command.args(initdb);
+        run(command, "initdb");
         server.configure(config);
         server.launch()
     }
@@ -80,6 +86,35 @@ impl Server {
         );
         server.configure(config);
         server.launch()
+    }
+
+    /// A server on this data directory, which is moved into a place of its own.
+    pub fn on(major: u32, data: &Path, config: &str) -> Self {
+        let server = Self::prepare(major, false);
+        let mut moved = Command::new("mv");
+        moved.arg(data).arg(server.data());
+        run(moved, "mv");
+        if let Some(user) = user() {
+            let mut chown = Command::new("chown");
+            chown.arg("-R").arg(user).arg(server.data());
+            run(chown, "chown");
+        }
+        server.configure(config);
+        server.launch()
+    }
+
+    /// A folder of this name beside the data directory, for the server to write to.
+    pub fn folder(&self, name: &str) -> PathBuf {
+        let folder = self.dir.join(name);
+        let mut mkdir = self.as_user("env", &[]);
+        mkdir.arg("mkdir").arg("-m").arg("700").arg(&folder);
+        run(mkdir, "mkdir");
+        folder
+    }
+
+    /// `pg_ctl promote`.
+    pub fn promote(&self) {
+        run(self.as_user("pg_ctl", &["-D", &self.data(), "promote", "-w"]), "pg_ctl promote");
     }
 
     fn prepare(major: u32, tcp: bool) -> Self {
