@@ -22,7 +22,7 @@ async fn a_server_that_dies_leaves_no_snapshot() {
     let error = while_reading(&repo, settings, move || killed.kill()).await.unwrap_err();
     assert!(error.hint_text().is_some() && error.kind() != Kind::Bug, "{}", error.report());
     assert!(repo.load_snapshots().await.unwrap().is_empty());
-    judges::check(store.path(), PASSWORD);
+    judges::restic(store.path(), PASSWORD, &["check", "--read-data"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
