@@ -14,6 +14,8 @@ mod faults;
 mod judges;
 mod pg_base;
 mod pg_dump;
+mod pg_files;
+mod pg_replication;
 mod repository;
 mod store;
 mod support;

@@ -35,7 +35,7 @@ const ODD: &str = "odd \"name\" é 🐘";
 #[tokio::test(flavor = "multi_thread")]
 async fn every_major_comes_back_from_stock_restic() {
     for major in MAJORS {
-        let server = Server::start_custom(major, false, &["--data-checksums"], "");
+        let server = Server::create(major, false, &["--data-checksums"], "");
         fill(&server, ODD);
         let odd_file = Path::new(&server.data()).join(std::ffi::OsStr::from_bytes(b"not ours \xff\n"));
         std::fs::write(odd_file, "kept").unwrap();
@@ -93,7 +93,7 @@ impl Bin {
 async fn wal_segments_of_any_size_are_complete() {
     for (major, size) in [(14, "1"), (18, "64")] {
         let wal_size = if size == "64" { "min_wal_size = 128MB\nmax_wal_size = 256MB" } else { "min_wal_size = 2MB\nmax_wal_size = 8MB" };
-        let server = Server::start_custom(major, false, &[&format!("--wal-segsize={size}")], wal_size);
+        let server = Server::create(major, false, &[&format!("--wal-segsize={size}")], wal_size);
         server.create_database("app");
         let load = Load::start(&server, "app");
         let store = tempfile::tempdir().unwrap();
@@ -139,7 +139,7 @@ async fn configuration_from_elsewhere_comes_along() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_next_day_adds_changed_chunks_only() {
-    let server = Server::start_custom(17, false, &["--data-checksums"], "");
+    let server = Server::create(17, false, &["--data-checksums"], "");
     server.create_database("app");
     server.sql("app", "CREATE TABLE t AS SELECT n, md5(n::text) AS a, repeat(md5((n * 7)::text), 30) AS b FROM generate_series(1, 60000) n; VACUUM FREEZE t; CHECKPOINT");
     let store = tempfile::tempdir().unwrap();

@@ -6,7 +6,7 @@ use super::*;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_page_is_named_and_the_snapshot_is_incomplete() {
-    let server = Server::start_custom(15, false, &["--data-checksums"], "");
+    let server = Server::create(15, false, &["--data-checksums"], "");
     server.create_database("app");
     server.sql("app", "CREATE TABLE t AS SELECT n, md5(n::text) FROM generate_series(1, 40000) n; CHECKPOINT");
     let path = server.sql("app", "SELECT pg_relation_filepath('t')");
@@ -33,7 +33,7 @@ async fn a_damaged_page_is_named_and_the_snapshot_is_incomplete() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_checksums_pages_are_not_judged() {
-    let server = Server::start_custom(18, false, &["--no-data-checksums"], "");
+    let server = Server::create(18, false, &["--no-data-checksums"], "");
     let store = tempfile::tempdir().unwrap();
     let repo = crate::backup::init(store.path()).await;
     whole(&try_back_up(&repo, from_files(&server)).await.unwrap());

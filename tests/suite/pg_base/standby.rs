@@ -11,7 +11,7 @@ use super::*;
 const LOGGED: &str = "full_page_writes = on";
 
 fn pair(major: u32) -> (Server, Server) {
-    let primary = Server::start_custom(major, false, &["--data-checksums"], LOGGED);
+    let primary = Server::create(major, false, &["--data-checksums"], LOGGED);
     primary.create_database("app");
     let standby = primary.standby(LOGGED);
     (primary, standby)

@@ -59,16 +59,15 @@ impl Server {
 
     /// The same, on a free port of 127.0.0.1 too, with further lines for its `postgresql.conf`.
     pub fn start_with(major: u32, tcp: bool, config: &str) -> Self {
-        Self::start_custom(major, tcp, &[], config)
+        Self::create(major, tcp, &[], config)
     }
 
-    /// The same, with further arguments for `initdb`.
-    pub fn start_custom(major: u32, tcp: bool, initdb: &[&str], config: &str) -> Self {
+    /// The same, with further arguments for `initdb`: `-k`, `--wal-segsize=1`, …
+    pub fn create(major: u32, tcp: bool, more: &[&str], config: &str) -> Self {
         let server = Self::prepare(major, tcp);
-        let mut command = server
-            .as_user("initdb", &["-D", &server.data(), "-U", "postgres", "-A", "trust", "-N", "--encoding=UTF8", "--locale=C"]);
-        command.args(initdb);
-        run(command, "initdb");
+        let data = server.data();
+        let args = ["-D", &data, "-U", "postgres", "-A", "trust", "-N", "--encoding=UTF8", "--locale=C"];
+        run(server.as_user("initdb", &[&args, more].concat()), "initdb");
         server.configure(config);
         server.launch()
     }
@@ -288,6 +287,24 @@ impl Server {
     /// `pg_ctl stop -m immediate`.
     pub fn stop_immediate(&self) {
         run(self.as_user("pg_ctl", &["-D", &self.data(), "stop", "-m", "immediate", "-w"]), "pg_ctl stop");
+    }
+
+    /// Makes a standby a primary on a timeline of its own, and waits until it is.
+    pub fn promote(&self) {
+        run(self.as_user("pg_ctl", &["-D", &self.data(), "promote", "-w"]), "pg_ctl promote");
+    }
+
+    /// Replaces `pg_hba.conf`.
+    pub fn install_hba(&self, text: &str) {
+        std::fs::write(self.dir.join("data/pg_hba.conf"), text).unwrap();
+        run(self.as_user("pg_ctl", &["-D", &self.data(), "reload"]), "pg_ctl reload");
+    }
+
+    /// A directory beside the data directory that the server may write to, for a tablespace.
+    pub fn extra_dir(&self, name: &str) -> String {
+        let dir = self.dir.join(name);
+        run(self.as_user("/bin/mkdir", &["-p", dir.to_str().unwrap()]), "mkdir");
+        dir.to_str().unwrap().to_owned()
     }
 
     /// A server program as the user it must run as.
