@@ -12,6 +12,7 @@ mod documents;
 mod engine;
 mod faults;
 mod judges;
+mod pg_base;
 mod pg_dump;
 mod pitr;
 mod pg_files;

@@ -128,6 +128,38 @@ impl Server {
         run(self.as_user("pg_ctl", &["-D", &self.data(), "stop", "-m", "fast", "-w"]), "pg_ctl stop");
     }
 
+    /// A server on this data directory, which is moved into a place of its own.
+    pub fn on(major: u32, data: &Path, config: &str) -> Self {
+        let server = Self::prepare(major, false);
+        let mut moved = Command::new("mv");
+        moved.arg(data).arg(server.data());
+        run(moved, "mv");
+        if let Some(user) = user() {
+            let mut chown = Command::new("chown");
+            chown.arg("-R").arg(user).arg(server.data());
+            run(chown, "chown");
+        }
+        server.configure(config);
+        server.launch()
+    }
+
+    /// A folder of this name beside the data directory, for the server to write to.
+    pub fn folder(&self, name: &str) -> PathBuf {
+        let folder = self.dir.join(name);
+        std::fs::create_dir(&folder).unwrap();
+        if let Some(user) = user() {
+            let mut chown = Command::new("chown");
+            chown.arg(user).arg(&folder);
+            run(chown, "chown");
+        }
+        folder
+    }
+
+    /// `pg_ctl promote`.
+    pub fn promote(&self) {
+        run(self.as_user("pg_ctl", &["-D", &self.data(), "promote", "-w"]), "pg_ctl promote");
+    }
+
     fn prepare(major: u32, tcp: bool) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let dir =
