@@ -130,7 +130,7 @@ pub enum BackupEvent {
     Archive(Option<u32>),
     /// The next bytes of the tar archive: about 32 KiB, without regard to where members begin.
     Data(Bytes),
-    /// Bytes of this archive that were sent so far, every now and then. Only from PostgreSQL 15 on.
+    /// Bytes of the whole backup that the server has read so far, every now and then. Only from PostgreSQL 15 on.
     Progress(u64),
     /// The next bytes of PostgreSQL's manifest, which comes last.
     Manifest(Bytes),
