@@ -2,6 +2,7 @@
 
 pub mod azurite;
 pub mod judges;
+pub mod namespace;
 pub mod postgres;
 pub mod proxy;
 pub mod seaweedfs;
