@@ -50,7 +50,7 @@ pub use reader::{FileReader, Reader, Want};
 pub use snapshot::{Snapshot, SnapshotFile, SnapshotSummary};
 pub use survey::{Finding, Findings};
 pub use tree::{decode_tree, encode_tree, visit_tree};
-pub use writer::{Done, FileContent, FileWriter, Lane, Saved, Writer, WriterOptions, WriterStats};
+pub use writer::{Done, FileContent, FileWriter, Lane, PendingFile, Saved, Writer, WriterOptions, WriterStats};
 
 use crate::crypto::{MasterKey, ObjectSeal};
 use crate::error::{Context, Error, Kind, Result};

@@ -32,7 +32,7 @@ use super::{Repository, tree};
 use crate::error::{Error, Kind, Result};
 use crate::model::{Id, Node};
 
-pub use file::{FileContent, FileWriter};
+pub use file::{FileContent, FileWriter, PendingFile};
 pub use lane::Lane;
 pub(super) use upload::write_index;
 
