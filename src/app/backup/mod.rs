@@ -4,6 +4,7 @@
 //! is indexed and used by the next run.
 
 mod archive;
+mod base;
 mod manifest;
 mod stats;
 mod streams;
@@ -23,6 +24,7 @@ use crate::runtime::{Cancel, Clock};
 use crate::source::volume::{self, Totals, Volume};
 use crate::source::{SourceSettings, Streams};
 
+pub(crate) use base::look as base_source;
 pub use manifest::{MANIFEST_FILE, Manifest, OWN_DIR};
 pub use stats::ArchiveStats;
 
@@ -142,17 +144,18 @@ async fn run_locked(
         .map_err(|e| Error::new(Kind::Bug, "a backup thread ended abnormally").because(e))?
 }
 
-/// The index, with what a killed run uploaded and did not live to describe.
+/// The index, with what a run uploaded and did not live to describe, or was not able to.
 async fn load_index(repo: &Repository, lock: &RepoLock) -> Result<Arc<Index>> {
     let index = repo.load_index().await?;
+    let orphans = lock.follows_a_killed_run() || repo.may_have_orphans();
     // With other locks there may be other writers, whose packs are none of our business.
-    if !lock.follows_a_killed_run() || repo.load_locks().await?.len() > 1 {
+    if !orphans || repo.load_locks().await?.len() > 1 {
         return Ok(index);
     }
     match adopt_orphans(repo, &index, lock).await? {
         0 => Ok(index),
         packs => {
-            tracing::info!(packs, "a killed run left packs that are now used");
+            tracing::info!(packs, "a broken run left packs that are now used");
             repo.load_index().await
         }
     }
@@ -178,6 +181,10 @@ struct Stored {
     missing: Vec<String>,
     warnings: Vec<String>,
     facts: serde_json::Map<String, serde_json::Value>,
+    /// Further tags of the snapshot.
+    tags: Vec<String>,
+    /// Further files of `.strongroom/`.
+    own: Vec<Node>,
 }
 
 impl Run {
@@ -190,25 +197,23 @@ impl Run {
                 &["/databases"],
                 &writer,
             ),
+            SourceSettings::PgBase(settings) => self.pg_base(settings, &writer),
             SourceSettings::Command(settings) => {
                 let path = format!("/{}", settings.file);
                 self.streams(&mut crate::source::command::Command::new(settings.clone(), self.clock.clone()), &[&path], &writer)
             }
         };
-        let stored = stored.and_then(|stored| {
+        let done = stored.and_then(|stored| {
             self.cancel.check()?;
-            Ok(stored)
+            self.commit(&writer, stored)
         });
-        match stored {
-            Ok(stored) => self.commit(&writer, stored),
-            Err(e) => {
-                // What was uploaded is indexed, so that the next run need not do it again.
-                if let Err(flush) = writer.flush() {
-                    tracing::debug!("nothing kept of the failed run: {}", flush.chain());
-                }
-                Err(e)
-            }
+        // However late the run failed, what was uploaded is indexed, so that the next one need not do it again.
+        if done.is_err()
+            && let Err(flush) = writer.flush()
+        {
+            tracing::debug!("the failed run is not kept, or only in part: {}", flush.chain());
         }
+        done
     }
 
     fn streams(&self, source: &mut dyn Streams, paths: &[&str], writer: &Writer) -> Result<Stored> {
@@ -221,6 +226,8 @@ impl Run {
             missing: report.missing,
             warnings: report.warnings,
             facts: report.facts,
+            tags: Vec::new(),
+            own: Vec::new(),
         })
     }
 
@@ -273,7 +280,8 @@ impl Run {
         facts.insert("path".into(), path.clone().into());
         facts.insert("files".into(), now.files.into());
         facts.insert("bytes".into(), now.bytes.into());
-        Ok(Stored { roots, paths: vec![path], excludes: settings.exclude.clone(), missing, warnings, facts })
+        let excludes = settings.exclude.clone();
+        Ok(Stored { roots, paths: vec![path], excludes, missing, warnings, facts, tags: Vec::new(), own: Vec::new() })
     }
 
     /// Refuses to record a volume that has nearly vanished: an unmounted or freshly created one.
@@ -312,13 +320,14 @@ impl Run {
         Some(archive::Parent { reader, tree, scanned })
     }
 
-    fn commit(self, writer: &Writer, mut stored: Stored) -> Result<Report> {
+    fn commit(&self, writer: &Writer, mut stored: Stored) -> Result<Report> {
         let ended = self.clock.now();
         let complete = stored.missing.is_empty();
         let roots = self.add_manifest(writer, &mut stored, ended)?;
         let tree = writer.tree(&roots)?;
         let (stats, written) = (self.request.progress.source.clone(), writer.stats());
         let mut tags = vec![format!("job={}", self.request.job), format!("source={}", self.request.source.kind())];
+        tags.append(&mut stored.tags);
         if !complete {
             tags.push("incomplete".to_owned());
         }
@@ -401,7 +410,10 @@ impl Run {
         let mut file = writer.file(Chunking::Stream);
         file.write_all(&text).context(|| "store the manifest")?;
         let node = streams::file_node(MANIFEST_FILE, &file.finish()?, self.started);
-        let own = streams::dir_node(OWN_DIR, writer.tree(&[node])?, self.started);
+        let mut files = std::mem::take(&mut stored.own);
+        files.push(node);
+        files.sort_by(|a, b| a.name.cmp(&b.name));
+        let own = streams::dir_node(OWN_DIR, writer.tree(&files)?, self.started);
         let mut roots = std::mem::take(&mut stored.roots);
         if roots.iter().any(|n| n.name == own.name) {
             return Err(Error::new(Kind::Config, format!("the source has an entry named {OWN_DIR} at its root"))

@@ -101,6 +101,63 @@ impl Server {
         server.launch()
     }
 
+    /// A server that has no data directory yet and does not run: something is restored to [`Server::data`], then it is
+    /// started with [`Server::restart`].
+    pub fn unborn(major: u32) -> Self {
+        Self::prepare(major, false)
+    }
+
+    /// What a restored cluster must be told to run as this server, beside what its configuration says.
+    pub fn own_settings(&self) -> Vec<(String, String)> {
+        [
+            ("unix_socket_directories", self.socket_dir()),
+            ("port", self.port.to_string()),
+            ("listen_addresses", String::new()),
+        ]
+        .map(|(name, value)| (name.to_owned(), value))
+        .to_vec()
+    }
+
+    /// `pg_ctl start` and what it says; the server is not ended by itself.
+    pub fn try_start(&self) -> Result<(), String> {
+        let log = self.dir.join("log");
+        let output = self.as_user("pg_ctl", &["-D", &self.data(), "-l", log.to_str().unwrap(), "-w", "start"]).output().unwrap();
+        let words = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        if output.status.success() { Ok(()) } else { Err(words(&output.stdout) + &words(&output.stderr) + &self.log()) }
+    }
+
+    /// `pg_ctl stop -m fast`.
+    pub fn stop(&self) {
+        run(self.as_user("pg_ctl", &["-D", &self.data(), "stop", "-m", "fast", "-w"]), "pg_ctl stop");
+    }
+
+    /// A server on this data directory, which is moved into a place of its own.
+    pub fn on(major: u32, data: &Path, config: &str) -> Self {
+        let server = Self::prepare(major, false);
+        let mut moved = Command::new("mv");
+        moved.arg(data).arg(server.data());
+        run(moved, "mv");
+        if let Some(user) = user() {
+            let mut chown = Command::new("chown");
+            chown.arg("-R").arg(user).arg(server.data());
+            run(chown, "chown");
+        }
+        server.configure(config);
+        server.launch()
+    }
+
+    /// A folder of this name beside the data directory, for the server to write to.
+    pub fn folder(&self, name: &str) -> PathBuf {
+        let folder = self.dir.join(name);
+        std::fs::create_dir(&folder).unwrap();
+        if let Some(user) = user() {
+            let mut chown = Command::new("chown");
+            chown.arg(user).arg(&folder);
+            run(chown, "chown");
+        }
+        folder
+    }
+
     fn prepare(major: u32, tcp: bool) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let dir =
