@@ -91,7 +91,8 @@ impl Packer {
         self.upload(shared, full)
     }
 
-    fn upload(&self, shared: &Arc<Shared>, pack: PackBuilder) -> Result<()> {
+    /// Uploads a pack, waiting first while too many uploads run.
+    pub(super) fn upload(&self, shared: &Arc<Shared>, pack: PackBuilder) -> Result<()> {
         let sealed = pack.finish(shared.repo.key())?;
         let runtime = shared.repo.runtime().clone();
         let permit = runtime
@@ -115,7 +116,10 @@ impl Packer {
                         pending.packs.push(sealed.index);
                         pending.is_due(shared.options.index_bytes).then(|| pending.take())
                     };
-                    if let Ok(memory) = bytes.try_into_mut() {
+                    // Not that of a pack that was larger than any other will be.
+                    if let Ok(memory) = bytes.try_into_mut()
+                        && memory.capacity() <= shared.options.pack_size + (4 << 20)
+                    {
                         spare.lock().push(memory.into());
                     }
                     if let Some(due) = due
