@@ -31,7 +31,7 @@ impl Lane {
     /// Until the last writer is gone.
     pub(super) fn run(mut self, jobs: &Receiver<Job>) {
         // A batch may hold this lane's share of the queue, so that the other lanes are not left without work.
-        let share = (self.shared.gate.limit() / (2 * self.shared.options.lanes as u64)).max(1);
+        let share = (3 * self.shared.gate.limit() / (4 * self.shared.options.lanes as u64)).max(1);
         let mut batch = Vec::with_capacity(LANES);
         while let Ok(first) = jobs.recv() {
             let mut bytes = first.work.bytes();
