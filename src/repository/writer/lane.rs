@@ -4,7 +4,6 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use bytes::Bytes;
 use crossbeam_channel::Receiver;
 
 use super::{Job, Saved, Shared, Work};
@@ -53,15 +52,12 @@ impl Lane {
     }
 
     fn store(&mut self, batch: &mut Vec<Job>) {
-        let message = |job: &Job| if let Work::Blob(_, data) = &job.work { data.clone() } else { Bytes::new() };
-        let messages: Vec<Bytes> = batch.iter().map(message).collect();
-        let messages: Vec<&[u8]> = messages.iter().map(|m| &m[..]).collect();
+        let messages: Vec<&[u8]> = batch.iter().map(|j| j.work.message()).collect();
         let ids = if self.shared.has_failed() { vec![Id::default(); messages.len()] } else { sha256_many(&messages) };
         for (job, id) in batch.drain(..).zip(ids) {
             let bytes = job.work.bytes();
             let saved = match job.work {
                 Work::Blob(kind, data) => self.save_named(kind, id, &data),
-                // Hashed while it is put together.
                 Work::Tree(tree) => self.save_large_tree(tree),
             };
             self.shared.gate.leave(bytes);

@@ -125,6 +125,14 @@ enum Work {
 }
 
 impl Work {
+    /// What is to be hashed. A large tree was, while it was put together.
+    fn message(&self) -> &[u8] {
+        match self {
+            Self::Blob(_, data) => data,
+            Self::Tree(_) => &[],
+        }
+    }
+
     /// Bytes of the queue that it takes while it waits.
     fn bytes(&self) -> u64 {
         match self {
