@@ -193,7 +193,8 @@ impl Replication {
 
     async fn read_slot_here(&mut self, name: &str) -> Result<Option<Slot>> {
         let rows = match self.command(&format!("READ_REPLICATION_SLOT {}", quote_ident(name))).await {
-            Err(e) if super::sqlstate(&e) == Some("0A000") => return Err(not_physical(name)),
+            // Not in a state for this: logical. An invalidated one is answered.
+            Err(e) if super::sqlstate(&e) == Some("55000") => return Err(not_physical(name)),
             other => other?,
         };
         if value(&rows, 0, 0).is_none() {

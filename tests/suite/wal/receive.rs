@@ -206,7 +206,7 @@ async fn a_server_that_shuts_down_waits_only_for_one_request() {
     let told = running.until("all of it", |t| t.progress.is_some_and(|p| p.received >= position)).await;
     assert!(told.progress.unwrap().stored < position, "nothing is due yet: {told:?}");
     let began = Instant::now();
-    server.stop_fast();
+    server.stop();
     assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
     let told = running.until("an end", |t| !t.interruptions.is_empty()).await;
     let (folder, size) = folder_of(&place, &server);
