@@ -251,6 +251,7 @@ async fn refusals_say_why() {
         assert!(gone.report().contains("hint: Take a new base backup"), "{}", gone.report());
 
         // A slot of another kind is left alone.
+        let mut session = open(&server).await;
         server.sql("postgres", "SELECT pg_create_logical_replication_slot('theirs', 'pgoutput')");
         let logical = session.read_slot("theirs").await.unwrap_err();
         assert_eq!(logical.kind(), Kind::Config, "{}", logical.report());
