@@ -10,7 +10,7 @@ use parking_lot::{Condvar, Mutex};
 use super::{Done, Writer};
 use crate::error::{Context, Error, Kind, Result};
 use crate::model::Id;
-use crate::repository::chunk::{Chunker, Chunking};
+use crate::repository::chunk::{Blocks, Chunker, Chunking};
 use crate::repository::index::BlobType;
 
 /// A file's blobs.
@@ -50,7 +50,8 @@ struct State {
 
 impl FileWriter {
     pub(super) fn new(writer: Writer, chunking: Chunking) -> Self {
-        Self { writer, chunker: Chunker::new(chunking), cut: Vec::new(), blobs: 0, size: 0, slots: Arc::default() }
+        let chunker = Chunker::new(chunking, writer.shared.blocks.clone());
+        Self { writer, chunker, cut: Vec::new(), blobs: 0, size: 0, slots: Arc::default() }
     }
 
     /// Takes everything `reader` has, without a copy between. Returns its length.
@@ -74,7 +75,7 @@ impl FileWriter {
     /// # Errors
     /// The run's first failure.
     pub fn finish(mut self) -> Result<FileContent> {
-        let chunker = std::mem::replace(&mut self.chunker, Chunker::new(Chunking::Content));
+        let chunker = std::mem::replace(&mut self.chunker, Chunker::new(Chunking::Content, Blocks::default()));
         chunker.finish(&mut self.cut);
         self.hand_in().context(|| "store a file")?;
         let mut state = self.slots.state.lock();

@@ -23,7 +23,7 @@ use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender};
 use parking_lot::Mutex;
 
-use super::chunk::Chunking;
+use super::chunk::{Blocks, Chunking};
 use super::gate::Gate;
 use super::index::{BlobType, Index};
 use super::lock::RepoLock;
@@ -168,6 +168,7 @@ pub(crate) struct Shared {
     options: WriterOptions,
     fresh: [Fresh; 2],
     gate: Gate,
+    blocks: Blocks,
     packer: upload::Packer,
     failed: AtomicBool,
     failure: Mutex<Option<Error>>,
@@ -236,6 +237,7 @@ impl Writer {
             index,
             fresh: [Fresh::new(), Fresh::new()],
             gate: Gate::new(options.queue_bytes),
+            blocks: Blocks::default(),
             failed: AtomicBool::new(false),
             failure: Mutex::new(None),
             stats: WriterStats::default(),
