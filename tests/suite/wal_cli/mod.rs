@@ -4,6 +4,7 @@ mod archive;
 mod client;
 mod fetch;
 mod owners;
+mod receive;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
