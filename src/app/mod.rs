@@ -19,6 +19,7 @@ pub mod ls;
 pub mod prune;
 mod read_lock;
 pub mod restore;
+pub mod restore_base;
 pub mod restore_command;
 pub mod restore_dump;
 pub mod restore_volume;

@@ -149,6 +149,12 @@ impl ConnectionSettings {
         self.endpoints.iter().filter(|e| !than.endpoints.contains(e)).map(|e| self.pinned(e)).collect()
     }
 
+    /// The same hosts, of which one with this role is wanted.
+    #[must_use]
+    pub fn with_target(&self, target: TargetAttrs) -> Self {
+        Self { target, ..self.clone() }
+    }
+
     /// The role to log in as; without one, the name of the operating system's user.
     #[must_use]
     pub fn user(&self) -> Option<&str> {

@@ -2,6 +2,7 @@
 
 mod job;
 mod overlap;
+mod pg_base;
 mod repository;
 mod secret;
 mod source;

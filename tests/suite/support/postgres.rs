@@ -62,22 +62,19 @@ impl Server {
         Self::create(major, tcp, &[], config)
     }
 
-    /// The same, with further arguments for `initdb`: `-k`, `--wal-segsize=1`, …
-    pub fn create(major: u32, tcp: bool, more: &[&str], config: &str) -> Self {
-        Self::prepare(major, tcp).init(more, config)
-    }
-
     /// A new server whose `initdb` gets further arguments, on its socket only.
     pub fn start_initdb(major: u32, arguments: &[&str], config: &str) -> Self {
         Self::create(major, false, arguments, config)
     }
 
-    fn init(self, arguments: &[&str], config: &str) -> Self {
-        let data = self.data();
-        let usual = ["-D", &data, "-U", "postgres", "-A", "trust", "-N", "--encoding=UTF8", "--locale=C"];
-        run(self.as_user("initdb", &[&usual, arguments].concat()), "initdb");
-        self.configure(config);
-        self.launch()
+    /// The same, with further arguments for `initdb`: `-k`, `--wal-segsize=1`, …
+    pub fn create(major: u32, tcp: bool, more: &[&str], config: &str) -> Self {
+        let server = Self::prepare(major, tcp);
+        let data = server.data();
+        let args = ["-D", &data, "-U", "postgres", "-A", "trust", "-N", "--encoding=UTF8", "--locale=C"];
+        run(server.as_user("initdb", &[&args, more].concat()), "initdb");
+        server.configure(config);
+        server.launch()
     }
 
     /// A server that has no data directory yet and does not run: something is restored to [`Server::data`], then it is
@@ -99,6 +96,62 @@ impl Server {
         );
         server.configure(config);
         server.launch()
+    }
+
+    /// What a restored cluster must be told to run as this server, beside what its configuration says.
+    pub fn own_settings(&self) -> Vec<(String, String)> {
+        [
+            ("unix_socket_directories", self.socket_dir()),
+            ("port", self.port.to_string()),
+            ("listen_addresses", String::new()),
+        ]
+        .map(|(name, value)| (name.to_owned(), value))
+        .to_vec()
+    }
+
+    /// `pg_ctl start` and what it says; the server is not ended by itself.
+    pub fn try_start(&self) -> Result<(), String> {
+        let log = self.dir.join("log");
+        let output = self.as_user("pg_ctl", &["-D", &self.data(), "-l", log.to_str().unwrap(), "-w", "start"]).output().unwrap();
+        let words = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        if output.status.success() { Ok(()) } else { Err(words(&output.stdout) + &words(&output.stderr) + &self.log()) }
+    }
+
+    /// `pg_ctl stop -m fast`.
+    pub fn stop(&self) {
+        run(self.as_user("pg_ctl", &["-D", &self.data(), "stop", "-m", "fast", "-w"]), "pg_ctl stop");
+    }
+
+    /// A server on this data directory, which is moved into a place of its own.
+    pub fn on(major: u32, data: &Path, config: &str) -> Self {
+        let server = Self::prepare(major, false);
+        let mut moved = Command::new("mv");
+        moved.arg(data).arg(server.data());
+        run(moved, "mv");
+        if let Some(user) = user() {
+            let mut chown = Command::new("chown");
+            chown.arg("-R").arg(user).arg(server.data());
+            run(chown, "chown");
+        }
+        server.configure(config);
+        server.launch()
+    }
+
+    /// A folder of this name beside the data directory, for the server to write to.
+    pub fn folder(&self, name: &str) -> PathBuf {
+        let folder = self.dir.join(name);
+        std::fs::create_dir(&folder).unwrap();
+        if let Some(user) = user() {
+            let mut chown = Command::new("chown");
+            chown.arg(user).arg(&folder);
+            run(chown, "chown");
+        }
+        folder
+    }
+
+    /// `pg_ctl promote`.
+    pub fn promote(&self) {
+        run(self.as_user("pg_ctl", &["-D", &self.data(), "promote", "-w"]), "pg_ctl promote");
     }
 
     fn prepare(major: u32, tcp: bool) -> Self {
@@ -276,11 +329,6 @@ impl Server {
         run(self.as_user("pg_ctl", &["-D", &self.data(), "stop", "-m", "fast", "-w"]), "pg_ctl stop");
     }
 
-    /// Makes a standby a primary on a timeline of its own, and waits until it is.
-    pub fn promote(&self) {
-        run(self.as_user("pg_ctl", &["-D", &self.data(), "promote", "-w"]), "pg_ctl promote");
-    }
-
     /// Replaces `pg_hba.conf`.
     pub fn install_hba(&self, text: &str) {
         std::fs::write(self.dir.join("data/pg_hba.conf"), text).unwrap();
@@ -292,11 +340,6 @@ impl Server {
         let dir = self.dir.join(name);
         run(self.as_user("/bin/mkdir", &["-p", dir.to_str().unwrap()]), "mkdir");
         dir.to_str().unwrap().to_owned()
-    }
-
-    /// `pg_ctl stop -m fast`.
-    pub fn stop(&self) {
-        run(self.as_user("pg_ctl", &["-D", &self.data(), "stop", "-m", "fast", "-w"]), "pg_ctl stop");
     }
 
     /// `pg_basebackup` of this server into the data directory of `copy`, which does not run; with further lines for its
