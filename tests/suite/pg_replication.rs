@@ -191,14 +191,10 @@ async fn base_backups_pass_pg_verifybackup() {
             let mut options = BaseBackupOptions::new("bad");
             options.verify_checksums = true;
             let mut stream = session.base_backup(&options).await.unwrap();
-            let error = loop {
-                match stream.next().await {
-                    Ok(BackupEvent::End(_)) => panic!("a page is bad"),
-                    Ok(_) => {}
-                    Err(e) => break e,
-                }
-            };
-            assert_eq!((Refusal::of(&error), error.kind()), (Some(Refusal::BadChecksums), Kind::Corrupt), "{}", error.report());
+            while !matches!(stream.next().await.unwrap(), BackupEvent::End(_)) {}
+            assert!(stream.bad_checksums());
+            drop(stream);
+            session.identify_system().await.unwrap();
         }
     }
 }

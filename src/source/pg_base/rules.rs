@@ -105,6 +105,18 @@ pub(super) fn class(area: Area, name: &[u8]) -> FileClass {
     }
 }
 
+/// The class of a file that a server sent, by its path in the data directory; `None` for what is left out. The server leaves out most
+/// of it by itself; the two ways to a backup must not differ in the rest.
+#[must_use]
+pub fn member_class(path: &[u8], is_dir: bool) -> Option<FileClass> {
+    let (above, name) = match path.iter().rposition(|b| *b == b'/') {
+        Some(at) => (path.get(..at).unwrap_or_default(), path.get(at + 1..).unwrap_or_default()),
+        None => (&[][..], path),
+    };
+    let area = area(above);
+    (keep(area, name, is_dir) != Keep::No).then(|| class(area, name))
+}
+
 /// A relation's file name: `<number>[_fork][.segment]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Relation {
@@ -185,7 +197,9 @@ mod tests {
         for (name, segment) in [("16384", 0), ("16384.1", 1), ("16384_vm", 0), ("16384_fsm.12", 12), ("2_init", 0)] {
             assert_eq!(class(name), FileClass::Relation { segment }, "{name}");
         }
-        for name in ["PG_VERSION", "pg_filenode.map", "16384_x", "16384.", "16384.0", "016384", "16384.01", "", "_vm", "4294967296"] {
+        for name in
+            ["PG_VERSION", "pg_filenode.map", "16384_x", "16384.", "16384.0", "016384", "16384.01", "", "_vm", "4294967296"]
+        {
             assert_eq!(class(name), FileClass::Other, "{name}");
         }
         assert_eq!(super::class(Area::Other, b"16384"), FileClass::Other);

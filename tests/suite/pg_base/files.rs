@@ -7,7 +7,7 @@ use super::*;
 use crate::support::postgres::MAJORS;
 
 /// Tables in a tablespace, large and small, unlogged, in a database with an odd name.
-fn fill(server: &Server, database: &str) {
+pub fn fill(server: &Server, database: &str) {
     let space = server.folder("fast disk ü");
     let quoted = space.to_str().unwrap();
     server.sql("postgres", &format!("CREATE TABLESPACE \"fast ü\" LOCATION '{quoted}'"));
@@ -28,9 +28,10 @@ fn fill(server: &Server, database: &str) {
     );
 }
 
-const CONTENT: &str = "SELECT md5(string_agg(b::text, ',' ORDER BY id)) FROM big b; SELECT md5(string_agg(w::text, ',' ORDER BY id)) FROM wide w;";
+pub const CONTENT: &str =
+    "SELECT md5(string_agg(b::text, ',' ORDER BY id)) FROM big b; SELECT md5(string_agg(w::text, ',' ORDER BY id)) FROM wide w;";
 
-const ODD: &str = "odd \"name\" é 🐘";
+pub const ODD: &str = "odd \"name\" é 🐘";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_major_comes_back_from_stock_restic() {
@@ -60,15 +61,17 @@ async fn every_major_comes_back_from_stock_restic() {
             let data = place.path().join("data");
             let facts = &manifest(place.path())["facts"]["pg_base"];
             assert_eq!(facts["system_identifier"], *identifier);
-            assert_eq!((&facts["major"], &facts["checksums"], &facts["wal_included"]), (&major.into(), &true.into(), &true.into()));
+            assert_eq!(
+                (&facts["major"], &facts["checksums"], &facts["wal_included"]),
+                (&major.into(), &true.into(), &true.into())
+            );
             assert_eq!(facts["tablespaces"].as_array().unwrap().len(), 1);
             assert!(facts["collation_versions"].is_object(), "{facts}");
             assert!(std::fs::read_to_string(place.path().join(".strongroom/tablespace_map")).unwrap().contains("fast disk ü"));
             for absent in ["tablespace_map", "postmaster.pid", "postmaster.opts"] {
                 assert!(!data.join(absent).exists(), "{absent}");
             }
-            let verifying = Bin(major);
-            verifying.verify(&data);
+            verify(major, &data);
             let restored = start(major, &data);
             assert_eq!(restored.sql(ODD, CONTENT), expected, "PostgreSQL {major}");
             assert_eq!(restored.sql(ODD, "SELECT count(*) FROM cache; SELECT count(*) FROM cache2"), "0\n0");
@@ -78,42 +81,36 @@ async fn every_major_comes_back_from_stock_restic() {
     }
 }
 
-/// The tools of a major without a server.
-struct Bin(u32);
-
-impl Bin {
-    #[track_caller]
-    fn verify(&self, data: &Path) {
-        let tool = crate::support::postgres::bin(self.0).join("pg_verifybackup");
-        succeeds(Command::new(tool).arg("--exit-on-error").arg(data));
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn wal_segments_of_any_size_are_complete() {
     for (major, size) in [(14, "1"), (18, "64")] {
-        let wal_size = if size == "64" { "min_wal_size = 128MB\nmax_wal_size = 256MB" } else { "min_wal_size = 2MB\nmax_wal_size = 8MB" };
+        let wal_size =
+            if size == "64" { "min_wal_size = 128MB\nmax_wal_size = 256MB" } else { "min_wal_size = 2MB\nmax_wal_size = 8MB" };
         let server = Server::create(major, false, &[&format!("--wal-segsize={size}")], wal_size);
         server.create_database("app");
         let load = Load::start(&server, "app");
         let store = tempfile::tempdir().unwrap();
         let repo = crate::backup::init(store.path()).await;
         // Slow enough for checkpoints to remove WAL that the backup needs, if nothing keeps it.
-        let settings = Settings { max_rate: 16 << 20, ..from_files(&server) };
-        let report = try_back_up(&repo, settings).await.unwrap();
-        whole(&report);
+        let slow = |settings| Settings { max_rate: 16 << 20, ..settings };
+        let files = try_back_up(&repo, slow(from_files(&server))).await.unwrap();
+        let stream = try_back_up(&repo, slow(from_stream(&server))).await.unwrap();
         drop((load, server));
-        let place = tempfile::tempdir().unwrap();
-        restore(store.path(), "latest", place.path());
-        let data = place.path().join("data");
-        let segments = std::fs::read_dir(data.join("pg_wal")).unwrap().map(|e| e.unwrap()).filter(|e| e.file_type().unwrap().is_file());
-        let bytes: u64 = size.parse::<u64>().unwrap() << 20;
-        let segments: Vec<u64> = segments.map(|e| e.metadata().unwrap().len()).collect();
-        assert!(!segments.is_empty() && segments.iter().all(|s| *s == bytes), "{segments:?}");
-        Bin(major).verify(&data);
-        let restored = start(major, &data);
-        books_balance(&restored, "app");
-        check(&restored);
+        for report in [files, stream] {
+            whole(&report);
+            let place = tempfile::tempdir().unwrap();
+            restore(store.path(), &report.snapshot.to_hex(), place.path());
+            let data = place.path().join("data");
+            let segments =
+                std::fs::read_dir(data.join("pg_wal")).unwrap().map(|e| e.unwrap()).filter(|e| e.file_type().unwrap().is_file());
+            let bytes: u64 = size.parse::<u64>().unwrap() << 20;
+            let segments: Vec<u64> = segments.map(|e| e.metadata().unwrap().len()).collect();
+            assert!(!segments.is_empty() && segments.iter().all(|s| *s == bytes), "{segments:?}");
+            verify(major, &data);
+            let restored = start(major, &data);
+            books_balance(&restored, "app");
+            check(&restored);
+        }
     }
 }
 

@@ -62,25 +62,22 @@ impl Server {
         Self::create(major, tcp, &[], config)
     }
 
+    /// The same, with further arguments for `initdb`: `-k`, `--wal-segsize=1`, …
+    pub fn create(major: u32, tcp: bool, more: &[&str], config: &str) -> Self {
+        Self::prepare(major, tcp).init(more, config)
+    }
+
     /// A new server whose `initdb` gets further arguments, on its socket only.
     pub fn start_initdb(major: u32, arguments: &[&str], config: &str) -> Self {
         Self::create(major, false, arguments, config)
     }
 
-    /// The same, with further arguments for `initdb`: `-k`, `--wal-segsize=1`, …
-    pub fn create(major: u32, tcp: bool, more: &[&str], config: &str) -> Self {
-        let server = Self::prepare(major, tcp);
-        let data = server.data();
-        let args = ["-D", &data, "-U", "postgres", "-A", "trust", "-N", "--encoding=UTF8", "--locale=C"];
-        run(server.as_user("initdb", &[&args, more].concat()), "initdb");
-        server.configure(config);
-        server.launch()
-    }
-
-    /// A server that has no data directory yet and does not run: something is restored to [`Server::data`], then it is
-    /// started with [`Server::restart`].
-    pub fn unborn(major: u32) -> Self {
-        Self::prepare(major, false)
+    fn init(self, arguments: &[&str], config: &str) -> Self {
+        let data = self.data();
+        let usual = ["-D", &data, "-U", "postgres", "-A", "trust", "-N", "--encoding=UTF8", "--locale=C"];
+        run(self.as_user("initdb", &[&usual, arguments].concat()), "initdb");
+        self.configure(config);
+        self.launch()
     }
 
     /// A standby of this server, streaming from it.
@@ -98,15 +95,17 @@ impl Server {
         server.launch()
     }
 
+    /// A server that has no data directory yet and does not run: something is restored to [`Server::data`], then it is
+    /// started with [`Server::restart`].
+    pub fn unborn(major: u32) -> Self {
+        Self::prepare(major, false)
+    }
+
     /// What a restored cluster must be told to run as this server, beside what its configuration says.
     pub fn own_settings(&self) -> Vec<(String, String)> {
-        [
-            ("unix_socket_directories", self.socket_dir()),
-            ("port", self.port.to_string()),
-            ("listen_addresses", String::new()),
-        ]
-        .map(|(name, value)| (name.to_owned(), value))
-        .to_vec()
+        [("unix_socket_directories", self.socket_dir()), ("port", self.port.to_string()), ("listen_addresses", String::new())]
+            .map(|(name, value)| (name.to_owned(), value))
+            .to_vec()
     }
 
     /// `pg_ctl start` and what it says; the server is not ended by itself.
@@ -115,11 +114,6 @@ impl Server {
         let output = self.as_user("pg_ctl", &["-D", &self.data(), "-l", log.to_str().unwrap(), "-w", "start"]).output().unwrap();
         let words = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         if output.status.success() { Ok(()) } else { Err(words(&output.stdout) + &words(&output.stderr) + &self.log()) }
-    }
-
-    /// `pg_ctl stop -m fast`.
-    pub fn stop(&self) {
-        run(self.as_user("pg_ctl", &["-D", &self.data(), "stop", "-m", "fast", "-w"]), "pg_ctl stop");
     }
 
     /// A server on this data directory, which is moved into a place of its own.
@@ -147,11 +141,6 @@ impl Server {
             run(chown, "chown");
         }
         folder
-    }
-
-    /// `pg_ctl promote`.
-    pub fn promote(&self) {
-        run(self.as_user("pg_ctl", &["-D", &self.data(), "promote", "-w"]), "pg_ctl promote");
     }
 
     fn prepare(major: u32, tcp: bool) -> Self {
@@ -329,6 +318,11 @@ impl Server {
         run(self.as_user("pg_ctl", &["-D", &self.data(), "stop", "-m", "fast", "-w"]), "pg_ctl stop");
     }
 
+    /// Makes a standby a primary on a timeline of its own, and waits until it is.
+    pub fn promote(&self) {
+        run(self.as_user("pg_ctl", &["-D", &self.data(), "promote", "-w"]), "pg_ctl promote");
+    }
+
     /// Replaces `pg_hba.conf`.
     pub fn install_hba(&self, text: &str) {
         std::fs::write(self.dir.join("data/pg_hba.conf"), text).unwrap();
@@ -340,6 +334,11 @@ impl Server {
         let dir = self.dir.join(name);
         run(self.as_user("/bin/mkdir", &["-p", dir.to_str().unwrap()]), "mkdir");
         dir.to_str().unwrap().to_owned()
+    }
+
+    /// `pg_ctl stop -m fast`.
+    pub fn stop(&self) {
+        run(self.as_user("pg_ctl", &["-D", &self.data(), "stop", "-m", "fast", "-w"]), "pg_ctl stop");
     }
 
     /// `pg_basebackup` of this server into the data directory of `copy`, which does not run; with further lines for its

@@ -7,6 +7,11 @@ mod chunks;
 mod describe;
 mod entries;
 mod files;
+mod incoming;
+mod line;
+mod stream;
+mod stream_wal;
+mod trees;
 mod wal;
 
 use std::path::Path;
@@ -35,7 +40,11 @@ pub(crate) fn look(settings: &Settings, cancel: &Cancel) -> Result<String> {
             let bytes = DataDirectory::open(path, server.facts())?.size()?;
             format!("PostgreSQL {version} answers, and {} is its data directory: {} MiB", path.display(), bytes >> 20)
         }
-        None => format!("PostgreSQL {version} answers"),
+        None => {
+            let line = line::Line::new(cancel)?;
+            line.wait(crate::postgres::replication::Replication::connect(server.connection()))?;
+            format!("PostgreSQL {version} answers, for replication too")
+        }
     })
 }
 
@@ -52,7 +61,7 @@ impl Run {
     pub(super) fn pg_base(&self, settings: &Settings, writer: &Writer) -> Result<Stored> {
         match &settings.data_directory {
             Some(path) => self.base_from_files(settings, path, writer),
-            None => Err(Error::new(Kind::Config, "the job has no `data_directory`")),
+            None => self.base_from_stream(settings, writer),
         }
     }
 
@@ -64,8 +73,9 @@ impl Run {
         let bytes = directory.size()?;
         self.request.progress.expected_bytes.store(bytes, Relaxed);
         let chunks = Chunks::choose(self.parent_chunks(), bytes);
-        let follower = Follower::open(server.connection(), &cancel)?;
-        let start = server.start(&format!("strongroom {}/{}", self.request.tenant, self.request.job), settings.fast_checkpoint)?;
+        let follower = Follower::open(&server, &cancel)?;
+        let start =
+            server.start(&format!("strongroom {}/{}", self.request.tenant, self.request.job), settings.fast_checkpoint)?;
         directory.check_start(&start)?;
         let facts = server.facts();
         let content = Content {
@@ -88,20 +98,17 @@ impl Run {
                 Ok((_, stop)) => follower.stop_at(stop.lsn),
                 Err(_) => follower.give_up(),
             }
-            let followed = following.join().unwrap_or_else(|_| Err(Error::new(Kind::Bug, "a thread of the backup ended abnormally")));
+            let followed =
+                following.join().unwrap_or_else(|_| Err(Error::new(Kind::Bug, "a thread of the backup ended abnormally")));
             first_failure(copied, followed, &self.cancel)
         })?;
         let read = Read { root, start, stop, wal: Some(wal) };
-        self.describe(Described { settings, server: &server, writer, chunks }, copier, read)
+        self.describe(Described { settings, server: &server, writer, chunks }, copier.into_parts(), read)
     }
 }
 
 /// Both results, or the failure that came first: the one that was not caused by the other.
-fn first_failure(
-    copied: Result<(Root, Stop)>,
-    followed: Result<WalFiles>,
-    cancel: &Cancel,
-) -> Result<(Root, Stop, WalFiles)> {
+fn first_failure(copied: Result<(Root, Stop)>, followed: Result<WalFiles>, cancel: &Cancel) -> Result<(Root, Stop, WalFiles)> {
     match (copied, followed) {
         (Ok((root, stop)), Ok(wal)) => Ok((root, stop, wal)),
         (Err(e), Err(cause)) if e.kind() == Kind::Cancelled && !cancel.is_cancelled() => Err(cause),
