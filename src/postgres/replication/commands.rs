@@ -195,8 +195,7 @@ impl Replication {
 
     async fn read_slot_here(&mut self, name: &str) -> Result<Option<Slot>> {
         let rows = match self.command(&format!("READ_REPLICATION_SLOT {}", quote_ident(name))).await {
-            // Not in a state for this: logical. An invalidated one is answered.
-            Err(e) if super::sqlstate(&e) == Some("55000") => return Err(not_physical(name)),
+            Err(e) if super::sqlstate(&e) == Some("0A000") => return Err(not_physical(name)),
             other => other?,
         };
         if value(&rows, 0, 0).is_none() {
@@ -294,19 +293,15 @@ impl Replication {
     /// An error of the server. Reads on until the server is ready again, where it stays with us.
     pub(super) async fn refused(&mut self, body: &Bytes) -> Error {
         let words = Words::parse(body);
-        let stays = words.severity == "ERROR";
-        let error = words.into_error();
-        while stays {
-            match self.wire.receive().await {
-                Ok(message) if message.tag == b'Z' => {
+        if words.severity == "ERROR" {
+            while let Ok(message) = self.wire.receive().await {
+                if message.tag == b'Z' {
                     self.streaming = false;
                     break;
                 }
-                Ok(_) => {}
-                Err(_) => break,
             }
         }
-        error
+        words.into_error()
     }
 }
 

@@ -117,7 +117,6 @@ pub(super) async fn stream(
             return Ok(Ended::TooMuch { kept: flow.progress().kept() });
         }
     };
-    drop(stream);
     let next = flow.end_timeline(end, cancel).await?;
     connected.next = next;
     Ok(if next.is_some() { Ended::Timeline } else { Ended::Stopped })

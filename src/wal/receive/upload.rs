@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::stream::FuturesOrdered;
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -38,11 +39,13 @@ pub(super) struct Uploads {
     watcher: Arc<dyn Watcher>,
     running: FuturesOrdered<AbortOnDropHandle<Result<Lsn>>>,
     waiting: std::collections::VecDeque<Waiting>,
+    /// Resolves when the last tip is stored, or given up.
+    last_tip: Option<oneshot::Receiver<()>>,
 }
 
 impl Uploads {
     pub(super) fn new(folder: Folder, watcher: Arc<dyn Watcher>) -> Self {
-        Self { folder, watcher, running: FuturesOrdered::new(), waiting: std::collections::VecDeque::new() }
+        Self { folder, watcher, running: FuturesOrdered::new(), waiting: std::collections::VecDeque::new(), last_tip: None }
     }
 
     /// Starts one. `end`: the position behind its last byte; `since`: when its first byte was received.
@@ -50,7 +53,16 @@ impl Uploads {
         let tip = matches!(work, Work::Tip(..));
         self.waiting.push_back(Waiting { since, tip });
         let (folder, watcher) = (self.folder.clone(), self.watcher.clone());
-        let task = tokio::spawn(async move { push(&folder, &*watcher, work).await.map(|()| end) });
+        let (ended, tip_ended) = oneshot::channel();
+        // A segment waits for its last tip: whoever stores it removes its tips, and must not be overtaken by one.
+        let before = if tip { self.last_tip.replace(tip_ended) } else { self.last_tip.take() };
+        let task = tokio::spawn(async move {
+            let _ended: oneshot::Sender<()> = ended;
+            if let Some(before) = before.filter(|_| !tip) {
+                drop(before.await);
+            }
+            push(&folder, &*watcher, work).await.map(|()| end)
+        });
         self.running.push_back(AbortOnDropHandle::new(task));
     }
 
