@@ -50,7 +50,7 @@ fn restore(
     cancel: &Cancel,
 ) -> Result<Report> {
     let root = root(&reader, snapshot, &mut options)?;
-    let blobs = Stored { reader, threads: fetch_threads(memory) };
+    let blobs = Stored::new(reader, memory);
     directory::restore(&blobs, &root, to, &options, progress, cancel)
 }
 
@@ -169,9 +169,16 @@ fn root(reader: &Reader, snapshot: &Snapshot, options: &mut Options) -> Result<R
 }
 
 /// A repository as the restore room wants it.
-struct Stored {
+pub(super) struct Stored {
     reader: Reader,
     threads: usize,
+}
+
+impl Stored {
+    /// `memory`: the budget in bytes, of which a quarter may hold what is fetched.
+    pub(super) fn new(reader: Reader, memory: u64) -> Self {
+        Self { reader, threads: fetch_threads(memory) }
+    }
 }
 
 /// A pack or tree that is not there is a damaged repository, which costs some files; not a reason to stop.

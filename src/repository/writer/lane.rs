@@ -102,7 +102,7 @@ impl Lane {
         shared.stats.bytes_stored.fetch_add(stored, Relaxed);
         let uncompressed = if sealed.is_compressed { sealed.plain_len } else { 0 };
         let pack = PackBuilder::of_one(BlobType::Tree, sealed.id, sealed.bytes, uncompressed)?;
-        shared.packer.upload(shared, pack)?;
+        shared.packer.upload_apart(shared, pack)?;
         Ok(Saved { id: sealed.id, stored })
     }
 
