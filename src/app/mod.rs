@@ -19,6 +19,7 @@ pub mod ls;
 pub mod prune;
 mod read_lock;
 pub mod restore;
+pub mod restore_base;
 pub mod restore_command;
 pub mod restore_dump;
 pub mod restore_volume;
@@ -31,6 +32,7 @@ mod store;
 mod stored_files;
 mod tree_path;
 pub mod unlock;
+pub mod wal;
 
 use std::path::PathBuf;
 

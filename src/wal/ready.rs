@@ -221,6 +221,18 @@ impl Pusher {
         self.folder.push(file, source_again).await
     }
 
+    /// Sends a file that the server will ask for next, as far as there is room. Failures show when it is asked for.
+    pub fn offer(&self, file: WalFile, source: File) {
+        let name = file.to_string();
+        let Ok(mark) = mark(&source) else { return };
+        let mut ahead = self.ahead.lock();
+        if ahead.files.len() >= self.options.ahead || ahead.files.contains_key(&name) {
+            return;
+        }
+        let slot = self.spawn(&mut ahead, file, Origin::Open(source));
+        ahead.files.insert(name, (mark, slot));
+    }
+
     /// Starts what is ready behind `asked`, as far as there is room.
     async fn go_ahead(&self, asked: &str, pg_wal: &Path) {
         let waiting = self.ahead.lock().files.len();

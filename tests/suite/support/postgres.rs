@@ -59,12 +59,17 @@ impl Server {
 
     /// The same, on a free port of 127.0.0.1 too, with further lines for its `postgresql.conf`.
     pub fn start_with(major: u32, tcp: bool, config: &str) -> Self {
-        Self::prepare(major, tcp).init(&[], config)
+        Self::create(major, tcp, &[], config)
+    }
+
+    /// The same, with further arguments for `initdb`: `-k`, `--wal-segsize=1`, …
+    pub fn create(major: u32, tcp: bool, more: &[&str], config: &str) -> Self {
+        Self::prepare(major, tcp).init(more, config)
     }
 
     /// A new server whose `initdb` gets further arguments, on its socket only.
     pub fn start_initdb(major: u32, arguments: &[&str], config: &str) -> Self {
-        Self::prepare(major, false).init(arguments, config)
+        Self::create(major, false, arguments, config)
     }
 
     fn init(self, arguments: &[&str], config: &str) -> Self {
@@ -88,6 +93,54 @@ impl Server {
         );
         server.configure(config);
         server.launch()
+    }
+
+    /// A server that has no data directory yet and does not run: something is restored to [`Server::data`], then it is
+    /// started with [`Server::restart`].
+    pub fn unborn(major: u32) -> Self {
+        Self::prepare(major, false)
+    }
+
+    /// What a restored cluster must be told to run as this server, beside what its configuration says.
+    pub fn own_settings(&self) -> Vec<(String, String)> {
+        [("unix_socket_directories", self.socket_dir()), ("port", self.port.to_string()), ("listen_addresses", String::new())]
+            .map(|(name, value)| (name.to_owned(), value))
+            .to_vec()
+    }
+
+    /// `pg_ctl start` and what it says; the server is not ended by itself.
+    pub fn try_start(&self) -> Result<(), String> {
+        let log = self.dir.join("log");
+        let output = self.as_user("pg_ctl", &["-D", &self.data(), "-l", log.to_str().unwrap(), "-w", "start"]).output().unwrap();
+        let words = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        if output.status.success() { Ok(()) } else { Err(words(&output.stdout) + &words(&output.stderr) + &self.log()) }
+    }
+
+    /// A server on this data directory, which is moved into a place of its own.
+    pub fn on(major: u32, data: &Path, config: &str) -> Self {
+        let server = Self::prepare(major, false);
+        let mut moved = Command::new("mv");
+        moved.arg(data).arg(server.data());
+        run(moved, "mv");
+        if let Some(user) = user() {
+            let mut chown = Command::new("chown");
+            chown.arg("-R").arg(user).arg(server.data());
+            run(chown, "chown");
+        }
+        server.configure(config);
+        server.launch()
+    }
+
+    /// A folder of this name beside the data directory, for the server to write to.
+    pub fn folder(&self, name: &str) -> PathBuf {
+        let folder = self.dir.join(name);
+        std::fs::create_dir(&folder).unwrap();
+        if let Some(user) = user() {
+            let mut chown = Command::new("chown");
+            chown.arg(user).arg(&folder);
+            run(chown, "chown");
+        }
+        folder
     }
 
     fn prepare(major: u32, tcp: bool) -> Self {
@@ -260,8 +313,45 @@ impl Server {
         run(self.as_user("pg_ctl", &["-D", &self.data(), "stop", "-m", "immediate", "-w"]), "pg_ctl stop");
     }
 
+    /// `pg_ctl stop -m fast`: waits for everybody that streams from it.
+    pub fn stop_fast(&self) {
+        run(self.as_user("pg_ctl", &["-D", &self.data(), "stop", "-m", "fast", "-w"]), "pg_ctl stop");
+    }
+
+    /// Makes a standby a primary on a timeline of its own, and waits until it is.
+    pub fn promote(&self) {
+        run(self.as_user("pg_ctl", &["-D", &self.data(), "promote", "-w"]), "pg_ctl promote");
+    }
+
+    /// Replaces `pg_hba.conf`.
+    pub fn install_hba(&self, text: &str) {
+        std::fs::write(self.dir.join("data/pg_hba.conf"), text).unwrap();
+        run(self.as_user("pg_ctl", &["-D", &self.data(), "reload"]), "pg_ctl reload");
+    }
+
+    /// A directory beside the data directory that the server may write to, for a tablespace.
+    pub fn extra_dir(&self, name: &str) -> String {
+        let dir = self.dir.join(name);
+        run(self.as_user("/bin/mkdir", &["-p", dir.to_str().unwrap()]), "mkdir");
+        dir.to_str().unwrap().to_owned()
+    }
+
+    /// `pg_ctl stop -m fast`.
+    pub fn stop(&self) {
+        run(self.as_user("pg_ctl", &["-D", &self.data(), "stop", "-m", "fast", "-w"]), "pg_ctl stop");
+    }
+
+    /// `pg_basebackup` of this server into the data directory of `copy`, which does not run; with further lines for its
+    /// `postgresql.conf`.
+    pub fn copy_to(&self, copy: &Self, more: &[&str], config: &str) {
+        let (host, port, data) = (self.socket_dir(), self.port.to_string(), copy.data());
+        let args = ["-h", &host, "-p", &port, "-U", "postgres", "-D", &data, "-c", "fast"];
+        run(copy.as_user("pg_basebackup", &[&args, more].concat()), "pg_basebackup");
+        copy.configure(config);
+    }
+
     /// A server program as the user it must run as.
-    fn as_user(&self, tool: &str, args: &[&str]) -> Command {
+    pub fn as_user(&self, tool: &str, args: &[&str]) -> Command {
         let (mut c, bin) = match user() {
             Some(user) => {
                 let mut c = Command::new("runuser");
@@ -292,7 +382,7 @@ pub fn kill(pid: i32) {
 }
 
 /// PostgreSQL refuses to run as root: the user to run it as instead, if we are root.
-fn user() -> Option<&'static str> {
+pub fn user() -> Option<&'static str> {
     static USER: OnceLock<Option<&'static str>> = OnceLock::new();
     *USER.get_or_init(|| {
         let answer = |program: &str, args: &[&str]| Command::new(program).args(args).output().ok().filter(|o| o.status.success());
