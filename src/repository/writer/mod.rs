@@ -23,7 +23,7 @@ use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender};
 use parking_lot::Mutex;
 
-use super::chunk::Chunking;
+use super::chunk::{Blocks, Chunking};
 use super::gate::Gate;
 use super::index::{BlobType, Index};
 use super::lock::RepoLock;
@@ -32,7 +32,7 @@ use super::{Repository, tree};
 use crate::error::{Error, Kind, Result};
 use crate::model::{Id, Node};
 
-pub use file::{FileContent, FileWriter};
+pub use file::{FileContent, FileWriter, PendingFile};
 pub use lane::Lane;
 pub(super) use upload::write_index;
 
@@ -168,6 +168,7 @@ pub(crate) struct Shared {
     options: WriterOptions,
     fresh: [Fresh; 2],
     gate: Gate,
+    blocks: Blocks,
     packer: upload::Packer,
     failed: AtomicBool,
     failure: Mutex<Option<Error>>,
@@ -236,6 +237,7 @@ impl Writer {
             index,
             fresh: [Fresh::new(), Fresh::new()],
             gate: Gate::new(options.queue_bytes),
+            blocks: Blocks::default(),
             failed: AtomicBool::new(false),
             failure: Mutex::new(None),
             stats: WriterStats::default(),

@@ -49,6 +49,12 @@ impl Pending {
     fn take(&mut self) -> IndexFile {
         IndexFile { packs: std::mem::replace(self, Self::new()).packs }
     }
+
+    /// Takes back what could not be written, or may not have been: the end of the run tries again, so that the next one
+    /// finds what was uploaded. Described twice, a pack is as good.
+    fn put_back(&mut self, file: IndexFile) {
+        self.packs.extend(file.packs);
+    }
 }
 
 impl Packer {
@@ -115,19 +121,23 @@ impl Packer {
                     if let Some(due) = due
                         && let Err(e) = write_index(&shared.repo, lock.as_ref(), due.clone()).await
                     {
-                        // The run has failed; its end tries again, so that the next one finds what was uploaded.
-                        pending.lock().packs.extend(due.packs);
+                        pending.lock().put_back(due);
                         shared.fail(e);
                     }
                 }
-                Err(e) => shared.fail(e),
+                Err(e) => {
+                    // It may be there all the same.
+                    shared.repo.note_orphans();
+                    shared.fail(e);
+                }
             }
             drop::<OwnedSemaphorePermit>(permit);
         });
         Ok(())
     }
 
-    /// Uploads what is open, waits for every upload, writes the index of what was acknowledged.
+    /// Uploads what is open, waits for every upload, writes the index of what was acknowledged. After a failure it may be
+    /// called again, which tries again what is left.
     pub(super) fn finish(&self, shared: &Arc<Shared>) -> Result<()> {
         if !shared.has_failed() {
             for (open, kind) in self.open.iter().zip([BlobType::Data, BlobType::Tree]) {
@@ -141,7 +151,14 @@ impl Packer {
         runtime.block_on(async {
             let all = self.uploads.acquire_many(self.uploads_max).await;
             let file = self.pending.lock().take();
-            let written = if file.packs.is_empty() { Ok(()) } else { write_index(&shared.repo, self.lock.as_ref(), file).await };
+            let written = match file.packs.is_empty() {
+                true => Ok(()),
+                false => write_index(&shared.repo, self.lock.as_ref(), file.clone()).await,
+            };
+            if written.is_err() {
+                self.pending.lock().put_back(file);
+                shared.repo.note_orphans();
+            }
             drop(all);
             written
         })

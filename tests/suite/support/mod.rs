@@ -3,6 +3,7 @@
 pub mod azurite;
 pub mod client;
 pub mod judges;
+pub mod namespace;
 pub mod postgres;
 pub mod proxy;
 pub mod seaweedfs;

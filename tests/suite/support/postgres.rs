@@ -155,11 +155,6 @@ impl Server {
         folder
     }
 
-    /// `pg_ctl promote`.
-    pub fn promote(&self) {
-        run(self.as_user("pg_ctl", &["-D", &self.data(), "promote", "-w"]), "pg_ctl promote");
-    }
-
     fn prepare(major: u32, tcp: bool) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let dir =
