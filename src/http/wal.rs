@@ -1,6 +1,7 @@
 //! The metrics of one WAL archive.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -31,6 +32,13 @@ pub(super) struct WalFamilies {
     listening: Family<Job, Gauge>,
     ready: Family<Job, Gauge>,
     ready_age: Family<Job, Number>,
+    streaming: Family<Job, Gauge>,
+    received: Family<Job, Gauge>,
+    stored_to: Family<Job, Gauge>,
+    kept: Family<Job, Gauge>,
+    waiting: Family<Job, Number>,
+    gaps: Family<Job, Counter>,
+    slot_drops: Family<Job, Counter>,
 }
 
 impl WalFamilies {
@@ -51,6 +59,13 @@ impl WalFamilies {
             self.ready.clone(),
         );
         r.register("wal_ready_age_seconds", "How long the oldest of them has waited", self.ready_age.clone());
+        r.register("wal_streaming", "Whether WAL is streamed from the server", self.streaming.clone());
+        r.register("wal_received_bytes", "Position behind the last byte that was streamed", self.received.clone());
+        r.register("wal_confirmed_bytes", "Position up to which the store has what was streamed", self.stored_to.clone());
+        r.register("wal_slot_kept_bytes", "WAL that the server keeps for the slot", self.kept.clone());
+        r.register("wal_unstored_age_seconds", "How long the oldest streamed byte waits for the store", self.waiting.clone());
+        r.register("wal_gaps", "Stretches of WAL that were lost: a base backup is needed after each", self.gaps.clone());
+        r.register("wal_slot_drops", "How often the slot was dropped because of max_slot_size", self.slot_drops.clone());
     }
 }
 
@@ -91,16 +106,42 @@ impl WalMetrics {
         f.ready_age.get_or_create(&self.job).set(oldest);
     }
 
+    /// Whether WAL is streamed.
+    pub fn streaming(&self, up: bool) {
+        self.families.wal.streaming.get_or_create(&self.job).set(i64::from(up));
+    }
+
+    /// How far the stream is: positions behind the last byte received and stored, bytes that the server keeps, and how long the
+    /// oldest byte waits for the store.
+    pub fn stream(&self, received: u64, stored: u64, kept: u64, waiting: Duration) {
+        let f = &self.families.wal;
+        let number = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+        f.received.get_or_create(&self.job).set(number(received));
+        f.stored_to.get_or_create(&self.job).set(number(stored));
+        f.kept.get_or_create(&self.job).set(number(kept));
+        f.waiting.get_or_create(&self.job).set(waiting.as_secs_f64());
+    }
+
+    /// WAL was lost.
+    pub fn gap(&self) {
+        self.families.wal.gaps.get_or_create(&self.job).inc();
+    }
+
+    /// The slot was dropped because it kept too much.
+    pub fn slot_dropped(&self) {
+        self.families.wal.slot_drops.get_or_create(&self.job).inc();
+    }
+
     /// The job is gone from the configuration: its metrics go too.
     pub fn forget(&self) {
         let f = &self.families.wal;
-        for family in [&f.stored, &f.repeated] {
+        for family in [&f.stored, &f.repeated, &f.gaps, &f.slot_drops] {
             family.remove(&self.job);
         }
-        for family in [&f.failing, &f.listening, &f.ready] {
+        for family in [&f.failing, &f.listening, &f.ready, &f.streaming, &f.received, &f.stored_to, &f.kept] {
             family.remove(&self.job);
         }
-        for family in [&f.last_stored, &f.ready_age] {
+        for family in [&f.last_stored, &f.ready_age, &f.waiting] {
             family.remove(&self.job);
         }
         for kind in Kind::ALL {

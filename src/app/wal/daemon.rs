@@ -1,4 +1,5 @@
-//! What the daemon does for its `pg_wal` jobs, all the time: it serves their sockets and watches what waits to be archived.
+//! What the daemon does for its `pg_wal` jobs, all the time: it serves their sockets, streams WAL where it is to be streamed, and
+//! watches what waits to be archived.
 //!
 //! A socket that cannot be served is told and tried again; the other jobs go on. A new configuration takes the sockets over from
 //! the old one without a moment in which nobody answers.
@@ -12,9 +13,9 @@ use tokio::task::JoinSet;
 
 use super::shipper::Shipper;
 use super::socket::{Listening, Place, Service, serve};
-use super::{spool, status};
+use super::{receive, spool, status};
 use crate::app::{Context, blocking};
-use crate::config::settings::WalJob;
+use crate::config::settings::{WalJob, WalMode};
 use crate::error::{Error, Kind, Result};
 use crate::http::{Metrics, WalMetrics};
 use crate::runtime::{Cancel, secret};
@@ -90,6 +91,9 @@ impl Running {
         }
         if let Some(ctx) = services.ctx {
             for (job, metrics) in services.jobs {
+                if job.settings.mode == WalMode::Receive {
+                    self.tasks.spawn(keep_receiving(ctx.clone(), job.clone(), metrics.clone(), self.stop.clone()));
+                }
                 self.tasks.spawn(watch(ctx.clone(), job, metrics, self.stop.clone()));
             }
         }
@@ -105,12 +109,7 @@ impl Running {
 }
 
 /// Serves one socket until told to end, whatever happens to it.
-async fn keep_serving(
-    place: Place,
-    shippers: Vec<Arc<Shipper>>,
-    stop: Cancel,
-    metrics: BTreeMap<(String, String), WalMetrics>,
-) {
+async fn keep_serving(place: Place, shippers: Vec<Arc<Shipper>>, stop: Cancel, metrics: BTreeMap<(String, String), WalMetrics>) {
     let tell = |up: bool| {
         for shipper in &shippers {
             let job = shipper.job();
@@ -149,6 +148,24 @@ async fn keep_serving(
     }
 }
 
+/// Streams one job's WAL until told to end, whatever happens to it.
+async fn keep_receiving(ctx: Context, job: WalJob, metrics: WalMetrics, stop: Cancel) {
+    let mut said = String::new();
+    while !stop.is_cancelled() {
+        let Err(e) = receive::run(&ctx, &job, Some(metrics.clone()), None, &stop).await else { continue };
+        metrics.streaming(false);
+        let report = e.report();
+        if said != report {
+            tracing::error!("no WAL is streamed: {report}");
+            said = report;
+        }
+        tokio::select! {
+            () = tokio::time::sleep(AGAIN) => {}
+            () = stop.cancelled() => {}
+        }
+    }
+}
+
 /// Measures what waits to be archived, where it can be seen.
 async fn watch(ctx: Context, job: WalJob, metrics: WalMetrics, stop: Cancel) {
     let Some(data) = job.settings.data_directory.clone() else { return };
@@ -175,7 +192,9 @@ fn check_commands(ctx: &Context, job: &WalJob) -> Result<()> {
     let wanted = ctx.settings().commands.iter().find(|c| of.iter().any(|prefix| c.starts_with(prefix)));
     match wanted {
         Some(path) if !secret::commands_allowed() => {
-            let what = format!("the configuration wants to run a program ({path}), and this process was not started with leave to run any");
+            let what = format!(
+                "the configuration wants to run a program ({path}), and this process was not started with leave to run any"
+            );
             Err(Error::new(Kind::Denied, what)
                 .hint("Start it with --allow-commands (or STRONGROOM_ALLOW_COMMANDS=true) if you trust the configuration."))
         }

@@ -4,6 +4,7 @@
 //!   password and one connection a segment.
 //! - [`shipper`] is what a process that lives longer keeps: the open archive, answers that are ready, segments read ahead. The daemon
 //!   serves it on the `socket`; `wal fetch` starts a [`helper`] that serves it for as long as a recovery asks.
+//! - [`receive`] streams WAL from the server; the daemon does it for every job with `mode: receive`.
 //! - **A restored server archives nothing** while the marker of the restore lies in its data directory: [`adopt`] removes it.
 
 pub mod adopt;
@@ -14,6 +15,7 @@ pub mod fetch;
 pub mod helper;
 mod lately;
 pub mod push;
+pub mod receive;
 mod server;
 mod shipper;
 mod socket;

@@ -5,6 +5,7 @@ mod exit;
 mod fetch;
 mod prefetch;
 mod push;
+mod receive;
 mod status;
 
 use clap::Subcommand;
@@ -28,6 +29,7 @@ pub(super) struct Args {
 enum Command {
     Push(push::Args),
     Fetch(fetch::Args),
+    Receive(receive::Args),
     Status(status::Args),
     Adopt(adopt::Args),
     #[command(hide = true)]
@@ -45,6 +47,7 @@ pub(super) async fn run(s: &Session, a: Args) -> Result<Done> {
     match a.command {
         Command::Push(a) => push::run(s, a).await,
         Command::Fetch(a) => fetch::run(s, a).await,
+        Command::Receive(a) => receive::run(s, a).await,
         Command::Status(a) => status::run(s, a).await,
         Command::Adopt(a) => adopt::run(s, a).await,
         Command::Prefetch(a) => prefetch::run(s, a).await,

@@ -314,6 +314,11 @@ impl Server {
         run(self.as_user("pg_ctl", &["-D", &self.data(), "stop", "-m", "immediate", "-w"]), "pg_ctl stop");
     }
 
+    /// `pg_ctl stop -m fast`: waits for everybody that streams from it.
+    pub fn stop_fast(&self) {
+        run(self.as_user("pg_ctl", &["-D", &self.data(), "stop", "-m", "fast", "-w"]), "pg_ctl stop");
+    }
+
     /// Makes a standby a primary on a timeline of its own, and waits until it is.
     pub fn promote(&self) {
         run(self.as_user("pg_ctl", &["-D", &self.data(), "promote", "-w"]), "pg_ctl promote");

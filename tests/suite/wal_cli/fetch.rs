@@ -136,7 +136,7 @@ fn neither_a_refusal_nor_an_outage_of_a_server_is_an_end() {
     let place = Place::bare();
     let s3 = |port: u16, key: &str| {
         format!(
-            "{{ url: s3://{}/wal-{}, allow_http: true, password: {{ file: {} }}, timeouts: {{ total: 2s }}, s3: {{ endpoint: \"http://127.0.0.1:{port}\", access_key_id: {{ value: testkey }}, secret_access_key: {{ value: {key} }} }} }}",
+            "{{ url: s3://{}/wal-{}, allow_http: true, password: {{ file: {} }}, timeouts: {{ operation: 2s }}, s3: {{ endpoint: \"http://127.0.0.1:{port}\", access_key_id: {{ value: testkey }}, secret_access_key: {{ value: {key} }} }} }}",
             seaweedfs::BUCKET,
             std::process::id(),
             place.path("password"),

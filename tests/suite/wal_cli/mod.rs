@@ -4,6 +4,7 @@ mod archive;
 mod client;
 mod fetch;
 mod owners;
+mod receive;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -183,7 +184,8 @@ pub fn until(what: &str, mut is: impl FnMut() -> bool) {
 /// Ends the current segment, and waits until the server has archived it.
 #[track_caller]
 pub fn archived(server: &Server) -> String {
-    let name = server.sql("postgres", "SELECT pg_walfile_name(pg_current_wal_lsn()); SELECT FROM pg_switch_wal(); CHECKPOINT");
+    // A segment without a record is not ended.
+    let name = server.sql("postgres", "SELECT pg_walfile_name(pg_create_restore_point('end')); SELECT pg_switch_wal()");
     let name = name.lines().next().unwrap().to_owned();
     let last = "SELECT coalesce(max(last_archived_wal), '') FROM pg_stat_archiver WHERE last_archived_wal ~ '^[0-9A-F]{24}$'";
     let began = Instant::now();
