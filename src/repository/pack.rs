@@ -90,6 +90,8 @@ impl Codec {
         let stored = if uncompressed == 0 { plain } else { &self.compressed };
         self.sealed.clear();
         key.seal_into(stored, &mut self.sealed);
+        // Into the memory that the compressed bytes had: it is in the processor's cache, and they are needed no more.
+        std::mem::swap(&mut self.opened, &mut self.compressed);
         self.opened.clear();
         key.open_into(&self.sealed, &mut self.opened).map_err(|e| bug("does not open after sealing").because(e))?;
         let same = if uncompressed == 0 {
@@ -102,6 +104,7 @@ impl Codec {
                 .map_err(|e| bug("does not decompress").because(e))?;
             self.plain == plain
         };
+        std::mem::swap(&mut self.opened, &mut self.compressed);
         if !same {
             return Err(bug("changed while it was sealed"));
         }
@@ -154,6 +157,13 @@ impl PackBuilder {
     pub(crate) fn new(kind: BlobType, mut memory: Vec<u8>) -> Self {
         memory.clear();
         Self { kind, bytes: memory, blobs: Vec::new() }
+    }
+
+    /// A pack of one blob, whose bytes become those of the pack.
+    pub(crate) fn of_one(kind: BlobType, id: Id, sealed: Vec<u8>, uncompressed: u32) -> Result<Self> {
+        let length = u32::try_from(sealed.len()).map_err(|e| Error::new(Kind::Bug, "pack grew past 4 GiB").because(e))?;
+        let blob = IndexedBlob { id, kind, offset: 0, length, uncompressed_length: uncompressed };
+        Ok(Self { kind, bytes: sealed, blobs: vec![blob] })
     }
 
     pub(crate) fn len(&self) -> usize {

@@ -10,7 +10,7 @@ use super::{Args, answer, summary};
 use crate::app::Context;
 use crate::app::restore::Source;
 use crate::app::restore_base::command::Fetch;
-use crate::app::restore_base::{self, Progress, Report, Request, Summary};
+use crate::app::restore_base::{self, Action, FollowTimeline, Progress, Report, Request, Summary, Target};
 use crate::app::select::{Found, Pick};
 use crate::cli::args::LogFormat;
 use crate::cli::progress::Board;
@@ -18,7 +18,6 @@ use crate::cli::session::Session;
 use crate::cli::{Done, output};
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::model::{Lsn, Timeline, moment};
-use crate::postgres::recovery::{Action, FollowTimeline, Target};
 
 /// For base backups. Without a target everything is recovered that the WAL archive has.
 #[derive(Debug, clap::Args)]
@@ -200,9 +199,9 @@ fn fetch(s: &Session, a: &Args) -> Result<Fetch> {
     let program = std::env::current_exe().map_err(|e| Error::new(Kind::Failed, "find the path of this program").because(e))?;
     let config = s.config_path()?;
     let config = std::path::absolute(&config).context(|| format!("find the path of {}", config.display()))?;
-    let config = config.to_str().ok_or_else(|| {
-        Error::new(Kind::Failed, format!("the path of the configuration is not UTF-8: {}", config.display()))
-    })?;
+    let config = config
+        .to_str()
+        .ok_or_else(|| Error::new(Kind::Failed, format!("the path of the configuration is not UTF-8: {}", config.display())))?;
     let mut arguments = vec!["--config".to_owned(), config.to_owned()];
     arguments.extend(s.global.allow_commands.then(|| "--allow-commands".to_owned()));
     for endpoint in &s.global.trust_endpoint {

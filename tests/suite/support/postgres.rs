@@ -62,25 +62,22 @@ impl Server {
         Self::create(major, tcp, &[], config)
     }
 
+    /// The same, with further arguments for `initdb`: `-k`, `--wal-segsize=1`, …
+    pub fn create(major: u32, tcp: bool, more: &[&str], config: &str) -> Self {
+        Self::prepare(major, tcp).init(more, config)
+    }
+
     /// A new server whose `initdb` gets further arguments, on its socket only.
     pub fn start_initdb(major: u32, arguments: &[&str], config: &str) -> Self {
         Self::create(major, false, arguments, config)
     }
 
-    /// The same, with further arguments for `initdb`: `-k`, `--wal-segsize=1`, …
-    pub fn create(major: u32, tcp: bool, more: &[&str], config: &str) -> Self {
-        let server = Self::prepare(major, tcp);
-        let data = server.data();
-        let args = ["-D", &data, "-U", "postgres", "-A", "trust", "-N", "--encoding=UTF8", "--locale=C"];
-        run(server.as_user("initdb", &[&args, more].concat()), "initdb");
-        server.configure(config);
-        server.launch()
-    }
-
-    /// A server that has no data directory yet and does not run: something is restored to [`Server::data`], then it is
-    /// started with [`Server::restart`].
-    pub fn unborn(major: u32) -> Self {
-        Self::prepare(major, false)
+    fn init(self, arguments: &[&str], config: &str) -> Self {
+        let data = self.data();
+        let usual = ["-D", &data, "-U", "postgres", "-A", "trust", "-N", "--encoding=UTF8", "--locale=C"];
+        run(self.as_user("initdb", &[&usual, arguments].concat()), "initdb");
+        self.configure(config);
+        self.launch()
     }
 
     /// A standby of this server, streaming from it.
@@ -98,15 +95,17 @@ impl Server {
         server.launch()
     }
 
+    /// A server that has no data directory yet and does not run: something is restored to [`Server::data`], then it is
+    /// started with [`Server::restart`].
+    pub fn unborn(major: u32) -> Self {
+        Self::prepare(major, false)
+    }
+
     /// What a restored cluster must be told to run as this server, beside what its configuration says.
     pub fn own_settings(&self) -> Vec<(String, String)> {
-        [
-            ("unix_socket_directories", self.socket_dir()),
-            ("port", self.port.to_string()),
-            ("listen_addresses", String::new()),
-        ]
-        .map(|(name, value)| (name.to_owned(), value))
-        .to_vec()
+        [("unix_socket_directories", self.socket_dir()), ("port", self.port.to_string()), ("listen_addresses", String::new())]
+            .map(|(name, value)| (name.to_owned(), value))
+            .to_vec()
     }
 
     /// `pg_ctl start` and what it says; the server is not ended by itself.

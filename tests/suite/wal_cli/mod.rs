@@ -25,10 +25,13 @@ impl Place {
     /// With a local store, and these further settings of the job.
     pub fn new(wal: &str) -> Self {
         let place = Self::bare();
-        let store = format!("{{ url: \"file://{}\", password: {{ file: {} }} }}", place.path("store"), place.path("password"));
-        place.configure(&store, wal);
+        place.configure(&place.local_store(), wal, "");
         place.run(&["init"]).ok();
         place
+    }
+
+    pub fn local_store(&self) -> String {
+        format!("{{ url: \"file://{}\", password: {{ file: {} }} }}", self.path("store"), self.path("password"))
     }
 
     fn bare() -> Self {
@@ -46,12 +49,15 @@ impl Place {
         assert!(done.success());
     }
 
-    pub fn configure(&self, repository: &str, wal: &str) {
-        let comma = if wal.is_empty() { "" } else { ", " };
+    /// `jobs`: further ones of the tenant.
+    pub fn configure(&self, repository: &str, wal: &str, jobs: &str) {
+        let comma = |text: &str| if text.is_empty() { "" } else { ", " };
         let text = format!(
-            "environment: test\ncache_dir: {}\nrepository: {repository}\ntenants: {{ acme: {{ jobs: {{ wal: {{ pg_wal: {{ socket: {}{comma}{wal} }} }} }} }} }}\n",
+            "environment: test\ncache_dir: {}\nrepository: {repository}\ntenants: {{ acme: {{ jobs: {{ wal: {{ pg_wal: {{ socket: {}{}{wal} }} }}{}{jobs} }} }} }}\n",
             self.path("cache"),
             self.path("socket"),
+            comma(wal),
+            comma(jobs),
         );
         std::fs::write(self.config(), text).unwrap();
         self.own();
