@@ -149,6 +149,7 @@ fn candidate(snapshot: &Snapshot, altered: bool) -> Candidate {
         altered,
         hold: file.has_tag(HOLD),
         size: file.summary.as_ref().map_or(0, |s| s.total_bytes_processed),
+        system: None,
     }
 }
 

@@ -55,6 +55,9 @@ struct KeepArgs {
     /// Keep all that are younger than this: 14d
     #[arg(long, value_name = "TIME")]
     keep_within: Option<String>,
+    /// Keep what recovery to any time of this long needs: 14d
+    #[arg(long, value_name = "TIME")]
+    keep_recovery_window: Option<String>,
 }
 
 impl KeepArgs {
@@ -67,6 +70,12 @@ impl KeepArgs {
             monthly: self.keep_monthly,
             yearly: self.keep_yearly,
             within: self.keep_within.as_deref().map(parse_duration).transpose().map_err(|e| e.with_kind(Kind::Usage))?,
+            recovery_window: self
+                .keep_recovery_window
+                .as_deref()
+                .map(parse_duration)
+                .transpose()
+                .map_err(|e| e.with_kind(Kind::Usage))?,
         };
         keep.validate().map_err(|e| e.with_kind(Kind::Usage))?;
         Ok((!keep.is_empty()).then_some(keep))

@@ -180,6 +180,9 @@ pub struct RawKeep {
     pub yearly: Option<i64>,
     /// All that are younger than this: `14d`.
     pub within: Option<String>,
+    /// Any time up to this long ago stays recoverable: `14d` keeps all that are younger, and the newest that is older. Of
+    /// a base backup's cluster, the WAL that this needs stays too.
+    pub recovery_window: Option<String>,
 }
 
 /// Commands around the reading of a volume, in order.

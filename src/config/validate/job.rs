@@ -98,9 +98,11 @@ fn keep(raw: &RawKeep, path: &str, out: &mut Collector<'_>) -> Option<Keep> {
         monthly: n(raw.monthly, "monthly"),
         yearly: n(raw.yearly, "yearly"),
         within: None,
+        recovery_window: None,
     };
     let within = duration(raw.within.as_ref(), &format!("{path}.within"), out);
-    let keep = Keep { within, ..keep };
+    let recovery_window = duration(raw.recovery_window.as_ref(), &format!("{path}.recovery_window"), out);
+    let keep = Keep { within, recovery_window, ..keep };
     if let Err(e) = keep.validate() {
         out.add_error(path, &e);
     }
