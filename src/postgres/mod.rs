@@ -13,6 +13,7 @@ mod settings;
 mod tls;
 
 pub use clients::Clients;
+pub(crate) use explain::explain;
 pub use endpoint::{Endpoint, TargetAttrs};
 pub use session::{ServerVersion, Session, connect, get, quote_ident};
 pub use settings::ConnectionSettings;

@@ -180,7 +180,7 @@ async fn leased(ctx: &Context, job: &Job, name: &str, options: &Options, counter
     }
     let (asked, opening) = attempts::run(name, options.patience, ctx.cancel(), || async {
         let repo = counted(&ctx.repository(&job.tenant).await?, counter);
-        let asked = leased::acquire(repo.store(), &job.name, ctx.cancel()).await?;
+        let asked = leased::acquire(repo.store(), leased::key(&job.name)?, ctx.cancel()).await?;
         Ok((repo, asked))
     })
     .await;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{RawSecret, RawSecretOrText};
+use super::{RawDrill, RawSecret, RawSecretOrText};
 
 /// One job: exactly one source, and when to run it, and what to keep.
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
@@ -42,6 +42,8 @@ pub struct RawJob {
     pub hooks: Option<RawHooks>,
     /// What a file that changed while it was read means. Default: `warn`.
     pub on_change: Option<RawOnChange>,
+    /// How restores of it are tried.
+    pub drill: Option<RawDrill>,
 }
 
 /// What a file that changed while it was read means.
@@ -159,6 +161,8 @@ pub struct RawPolicy {
     pub jitter: Option<String>,
     /// Which snapshots stay.
     pub keep: Option<RawKeep>,
+    /// How restores are tried; fields of a job's own `drill` win.
+    pub drill: Option<RawDrill>,
 }
 
 /// Which snapshots stay: those that any of these rules wants.
