@@ -40,7 +40,7 @@ use crate::runtime::Cancel;
 
 pub use ledger::{newest, newest_good};
 pub use report::{Check, Failure, Report, Step};
-pub use state::{DrillState, DrillStatus, is_expected, status};
+pub use state::{DrillState, DrillStatus, is_expected, learn, status};
 
 /// How to drill.
 #[derive(Debug, Clone, Default)]

@@ -2,10 +2,11 @@
 
 use serde::Serialize;
 
-use super::Report;
+use super::{Report, newest, newest_good};
+use crate::app::Context;
 use crate::config::settings::Job;
-use crate::error::Result;
-use crate::http::DrillFigures;
+use crate::error::{Kind, Result};
+use crate::http::{DrillFigures, DrillMetrics};
 use crate::model::{Id, Time};
 use crate::schedule::{QuietHours, Schedule, Spec};
 
@@ -96,6 +97,25 @@ pub fn status(job: &Job, newest: Option<&Result<Report>>, now: Time) -> Result<O
         rto_seconds: report.rto_seconds,
         problem,
     }))
+}
+
+/// When the last drill of a job began, passed or not; shown in the metrics, too. `None` if there was none.
+///
+/// # Errors
+/// When that could not be found out. A report that is damaged is passed over for the last good one.
+pub async fn learn(ctx: &Context, job: &Job, metrics: &DrillMetrics) -> Result<Option<Time>> {
+    let repo = ctx.repository(&job.tenant).await?;
+    let name = job.name.as_str();
+    let last = match newest(&repo, Some(name)).await?.remove(name) {
+        None => return Ok(None),
+        Some(Ok(last)) => Some(last),
+        Some(Err(e)) if e.kind() == Kind::Corrupt => None,
+        Some(Err(e)) => return Err(e),
+    };
+    // What is proven stays proven until it is stale, also after a drill that failed.
+    let good = newest_good(&repo, name).await?;
+    good.iter().chain(last.as_ref()).for_each(|report| metrics.last(&figures(report)));
+    Ok(last.or(good).map(|r| r.started))
 }
 
 /// A report as metrics show it.
