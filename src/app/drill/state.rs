@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use super::{Report, newest, newest_good};
 use crate::app::Context;
+use crate::app::facts::{is_complete, is_of_job};
 use crate::config::settings::Job;
 use crate::error::{Kind, Result};
 use crate::http::{DrillFigures, DrillMetrics};
@@ -99,7 +100,8 @@ pub fn status(job: &Job, newest: Option<&Result<Report>>, now: Time) -> Result<O
     }))
 }
 
-/// When the last drill of a job began, passed or not; shown in the metrics, too. `None` if there was none.
+/// When the last drill of a job began, passed or not; shown in the metrics, too. If there was none: when the oldest
+/// backup that one could have drilled was begun, else now, so that a new job's first drill waits for its first backup.
 ///
 /// # Errors
 /// When that could not be found out. A report that is damaged is passed over for the last good one.
@@ -107,7 +109,11 @@ pub async fn learn(ctx: &Context, job: &Job, metrics: &DrillMetrics) -> Result<O
     let repo = ctx.repository(&job.tenant).await?;
     let name = job.name.as_str();
     let last = match newest(&repo, Some(name)).await?.remove(name) {
-        None => return Ok(None),
+        None => {
+            let snapshots = repo.load_snapshots().await?;
+            let oldest = snapshots.iter().find(|s| is_of_job(&s.file, &job.name) && is_complete(&s.file));
+            return Ok(Some(oldest.map_or_else(|| ctx.clock().now(), |s| s.file.time)));
+        }
         Some(Ok(last)) => Some(last),
         Some(Err(e)) if e.kind() == Kind::Corrupt => None,
         Some(Err(e)) => return Err(e),
