@@ -18,3 +18,4 @@ mod repository;
 mod store;
 mod support;
 mod volume;
+mod wal;

@@ -67,12 +67,20 @@ impl Server {
 
     /// The same, on a free port of 127.0.0.1 too, with further lines for its `postgresql.conf`.
     pub fn start_with(major: u32, tcp: bool, config: &str) -> Self {
-        let server = Self::prepare(major, tcp);
-        let initdb = server
-            .as_user("initdb", &["-D", &server.data(), "-U", "postgres", "-A", "trust", "-N", "--encoding=UTF8", "--locale=C"]);
-        run(initdb, "initdb");
-        server.configure(config);
-        server.launch()
+        Self::prepare(major, tcp).init(&[], config)
+    }
+
+    /// A new server whose `initdb` gets further arguments, on its socket only.
+    pub fn start_initdb(major: u32, arguments: &[&str], config: &str) -> Self {
+        Self::prepare(major, false).init(arguments, config)
+    }
+
+    fn init(self, arguments: &[&str], config: &str) -> Self {
+        let data = self.data();
+        let usual = ["-D", &data, "-U", "postgres", "-A", "trust", "-N", "--encoding=UTF8", "--locale=C"];
+        run(self.as_user("initdb", &[&usual, arguments].concat()), "initdb");
+        self.configure(config);
+        self.launch()
     }
 
     /// A standby of this server, streaming from it.
