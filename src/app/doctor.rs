@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::context::check_commands;
-use super::{Context, server};
+use super::{Context, backup, server};
 use crate::config::settings::{Job, Tenant};
 use crate::error::{Error, Kind, Result};
 use crate::model::Selector;
@@ -214,6 +214,13 @@ async fn one_job(ctx: &Context, job: &Job, log: &mut Log<'_>) {
                     format!("{program} is not installed"),
                     Some("Install it, or write its whole path."),
                 ),
+            }
+        }
+        SourceSettings::PgBase(settings) => {
+            let (settings, cancel) = (settings.clone(), ctx.cancel().clone());
+            match super::blocking(move || backup::base_source(&settings, &cancel)).await {
+                Ok(text) => log.pass("source", text),
+                Err(e) => log.fail("source", &e),
             }
         }
         SourceSettings::PgDump(settings) => {

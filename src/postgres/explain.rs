@@ -22,26 +22,31 @@ pub(crate) fn explain(error: tokio_postgres::Error) -> Error {
             e.hint("Check that the server runs and that host and port are right.")
         };
     };
-    let (kind, hint) = match db.code() {
-        c if *c == SqlState::INVALID_PASSWORD || *c == SqlState::INVALID_AUTHORIZATION_SPECIFICATION => {
+    from_server(db.code().code(), db.message(), db.detail(), db.hint())
+}
+
+/// The same from what a server says: the kind from the SQLSTATE, its words, its hint where we have none.
+pub(super) fn from_server(code: &str, message: &str, detail: Option<&str>, own_hint: Option<&str>) -> Error {
+    let code = SqlState::from_code(code);
+    let (kind, hint) = match code {
+        SqlState::INVALID_PASSWORD | SqlState::INVALID_AUTHORIZATION_SPECIFICATION => {
             (Kind::Denied, Some("Check user and password in the connection settings and the server's pg_hba.conf."))
         }
-        c if *c == SqlState::INVALID_CATALOG_NAME => (Kind::NotFound, None),
-        c if *c == SqlState::INSUFFICIENT_PRIVILEGE => (Kind::Denied, Some("Grant the role what it lacks, or use another role.")),
-        c if *c == SqlState::TOO_MANY_CONNECTIONS => {
+        SqlState::INVALID_CATALOG_NAME => (Kind::NotFound, None),
+        SqlState::INSUFFICIENT_PRIVILEGE => (Kind::Denied, Some("Grant the role what it lacks, or use another role.")),
+        SqlState::TOO_MANY_CONNECTIONS => {
             (Kind::Unavailable, Some("Raise max_connections, or try when fewer clients are connected."))
         }
-        c if *c == SqlState::CANNOT_CONNECT_NOW || c.code().starts_with("57P") || c.code().starts_with("08") => {
-            (Kind::Unavailable, None)
-        }
+        SqlState::CANNOT_CONNECT_NOW => (Kind::Unavailable, None),
+        other if other.code().starts_with("57P") || other.code().starts_with("08") => (Kind::Unavailable, None),
         _ => (Kind::Failed, None),
     };
-    let mut text = db.message().to_owned();
-    if let Some(detail) = db.detail() {
-        text = format!("{text} ({detail})");
-    }
+    let text = match detail {
+        Some(detail) => format!("{message} ({detail})"),
+        None => message.to_owned(),
+    };
     let e = Error::new(kind, text);
-    match hint.or(db.hint()) {
+    match hint.or(own_hint) {
         Some(hint) => e.hint(hint),
         None => e,
     }

@@ -255,6 +255,14 @@ impl Session {
         Ok(out)
     }
 
+    /// [`Session::one`] for questions that take their time, such as a checkpoint: at most `limit`.
+    ///
+    /// # Errors
+    /// As [`Session::one`]; [`Kind::Unavailable`] after `limit`.
+    pub fn one_within(&self, limit: Duration, sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<Row> {
+        wait(&self.runtime, &self.cancel, limit, async { self.client.query_one(sql, params).await.map_err(explain) })
+    }
+
     /// Runs statements without results, such as `CREATE DATABASE`, for at most `limit`.
     ///
     /// # Errors

@@ -132,6 +132,12 @@ impl ConnectionSettings {
         Self { endpoints: vec![endpoint.clone()], target: TargetAttrs::Any, ..self.clone() }
     }
 
+    /// The same hosts, of which one with this role is wanted.
+    #[must_use]
+    pub fn with_target(&self, target: TargetAttrs) -> Self {
+        Self { target, ..self.clone() }
+    }
+
     /// The role to log in as; without one, the name of the operating system's user.
     #[must_use]
     pub fn user(&self) -> Option<&str> {

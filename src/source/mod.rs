@@ -1,10 +1,12 @@
-//! Where data comes from: volumes, `pg_dump`, the output of a program.
+//! Where data comes from: volumes, `pg_dump`, a PostgreSQL cluster's files, the output of a program.
 //!
 //! Two shapes. A **volume** is read by the archiver directory by directory, in parallel ([`volume`]). A **stream
 //! source** ([`Streams`]) runs programs and pushes their output, file by file, into a [`Sink`]; a file that is not
-//! committed does not exist, and a source that returns an error leaves no snapshot.
+//! committed does not exist, and a source that returns an error leaves no snapshot. A **base backup** ([`pg_base`]) is both:
+//! files read in parallel between two words of a server.
 
 pub mod command;
+pub mod pg_base;
 pub mod pg_dump;
 pub mod volume;
 
@@ -59,6 +61,8 @@ pub enum SourceSettings {
     Volume(volume::Settings),
     /// PostgreSQL databases, dumped.
     PgDump(pg_dump::Settings),
+    /// A PostgreSQL cluster, file by file.
+    PgBase(pg_base::Settings),
     /// A program's standard output.
     Command(command::Settings),
 }
@@ -70,6 +74,7 @@ impl SourceSettings {
         match self {
             SourceSettings::Volume(_) => "volume",
             SourceSettings::PgDump(_) => "pg_dump",
+            SourceSettings::PgBase(_) => "pg_base",
             SourceSettings::Command(_) => "command",
         }
     }

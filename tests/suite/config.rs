@@ -40,7 +40,7 @@ tenants:
         polici: hourly
       both: { volume: { path: /a }, command: { run: [x] } }
       none: { policy: dayly }
-      base: { pg_base: { url: "postgres://h/d", data_directory: /d } }
+      base: { pg_base: { url: "postgres://h/d", data_directory: d, cluster: Main, from: stanby, wal_timeout: long, max_rate: 1k } }
   Wrong_Name: { jobs: { a: { volume: { path: 5 } } } }
 limits: { memory: lots, jobs: 0, quiet_hours: ["08:00"] }
 "#,
@@ -62,7 +62,9 @@ limits: { memory: lots, jobs: 0, quiet_hours: ["08:00"] }
     assert_eq!(at("tenants.acme.jobs.uploads.polici").hint.as_deref(), Some("Did you mean `policy`?"));
     assert!(at("tenants.acme.jobs.both").message.contains("one source"));
     assert_eq!(at("tenants.acme.jobs.none.policy").hint.as_deref(), Some("Did you mean `daily`?"));
-    assert!(at("tenants.acme.jobs.base.pg_base").message.contains("not available in this version"));
+    for field in ["data_directory", "cluster", "from", "wal_timeout", "max_rate"] {
+        at(&format!("tenants.acme.jobs.base.pg_base.{field}"));
+    }
     at("tenants.Wrong_Name");
     assert!(at("tenants.Wrong_Name.jobs.a.volume.path").message.contains("expected a text, found a number"));
     at("limits.memory");

@@ -22,7 +22,7 @@ pub struct Manifest {
     pub tenant: String,
     /// The job that made it.
     pub job: String,
-    /// `volume`, `pg_dump`, `command`.
+    /// `volume`, `pg_dump`, `pg_base`, `command`.
     pub source: String,
     /// When reading began.
     pub started: Time,

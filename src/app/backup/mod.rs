@@ -4,6 +4,7 @@
 //! is indexed and used by the next run.
 
 mod archive;
+mod base;
 mod manifest;
 mod stats;
 mod streams;
@@ -23,6 +24,7 @@ use crate::runtime::{Cancel, Clock};
 use crate::source::volume::{self, Totals, Volume};
 use crate::source::{SourceSettings, Streams};
 
+pub(crate) use base::look as base_source;
 pub use manifest::{MANIFEST_FILE, Manifest, OWN_DIR};
 pub use stats::ArchiveStats;
 
@@ -178,6 +180,10 @@ struct Stored {
     missing: Vec<String>,
     warnings: Vec<String>,
     facts: serde_json::Map<String, serde_json::Value>,
+    /// Further tags of the snapshot.
+    tags: Vec<String>,
+    /// Further files of `.strongroom/`.
+    own: Vec<Node>,
 }
 
 impl Run {
@@ -190,6 +196,7 @@ impl Run {
                 &["/databases"],
                 &writer,
             ),
+            SourceSettings::PgBase(settings) => self.pg_base(settings, &writer),
             SourceSettings::Command(settings) => {
                 let path = format!("/{}", settings.file);
                 self.streams(&mut crate::source::command::Command::new(settings.clone(), self.clock.clone()), &[&path], &writer)
@@ -221,6 +228,8 @@ impl Run {
             missing: report.missing,
             warnings: report.warnings,
             facts: report.facts,
+            tags: Vec::new(),
+            own: Vec::new(),
         })
     }
 
@@ -273,7 +282,8 @@ impl Run {
         facts.insert("path".into(), path.clone().into());
         facts.insert("files".into(), now.files.into());
         facts.insert("bytes".into(), now.bytes.into());
-        Ok(Stored { roots, paths: vec![path], excludes: settings.exclude.clone(), missing, warnings, facts })
+        let excludes = settings.exclude.clone();
+        Ok(Stored { roots, paths: vec![path], excludes, missing, warnings, facts, tags: Vec::new(), own: Vec::new() })
     }
 
     /// Refuses to record a volume that has nearly vanished: an unmounted or freshly created one.
@@ -319,6 +329,7 @@ impl Run {
         let tree = writer.tree(&roots)?;
         let (stats, written) = (self.request.progress.source.clone(), writer.stats());
         let mut tags = vec![format!("job={}", self.request.job), format!("source={}", self.request.source.kind())];
+        tags.append(&mut stored.tags);
         if !complete {
             tags.push("incomplete".to_owned());
         }
@@ -401,7 +412,10 @@ impl Run {
         let mut file = writer.file(Chunking::Stream);
         file.write_all(&text).context(|| "store the manifest")?;
         let node = streams::file_node(MANIFEST_FILE, &file.finish()?, self.started);
-        let own = streams::dir_node(OWN_DIR, writer.tree(&[node])?, self.started);
+        let mut files = std::mem::take(&mut stored.own);
+        files.push(node);
+        files.sort_by(|a, b| a.name.cmp(&b.name));
+        let own = streams::dir_node(OWN_DIR, writer.tree(&files)?, self.started);
         let mut roots = std::mem::take(&mut stored.roots);
         if roots.iter().any(|n| n.name == own.name) {
             return Err(Error::new(Kind::Config, format!("the source has an entry named {OWN_DIR} at its root"))

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{RawDrill, RawSecret, RawSecretOrText};
+use super::{RawDrill, RawSecret, RawSecretOrText, RawSize};
 
 /// One job: exactly one source, and when to run it, and what to keep.
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
@@ -14,7 +14,7 @@ use super::{RawDrill, RawSecret, RawSecretOrText};
 pub struct RawJob {
     /// Logical backup of PostgreSQL databases.
     pub pg_dump: Option<RawPgDump>,
-    /// Physical base backup (not available in this version).
+    /// Physical base backup of a PostgreSQL cluster.
     pub pg_base: Option<RawPgBase>,
     /// Continuous WAL archive (not available in this version).
     pub pg_wal: Option<RawPgWal>,
@@ -80,19 +80,64 @@ pub struct RawPgDump {
     pub client_dirs: Option<Vec<String>>,
 }
 
-/// A physical base backup. Not available in this version.
+/// A physical base backup: the whole cluster, file by file.
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[schemars(rename = "PgBase")]
 pub struct RawPgBase {
-    /// Connection URL, or a secret that holds one.
+    /// Connection URL `postgres://user@host/database` (several hosts for a cluster), or a secret that holds one.
     pub url: Option<RawSecretOrText>,
-    /// The server's data directory, where it can be read directly.
+    /// The password, where the URL holds none.
+    pub password: Option<RawSecret>,
+    /// The server's data directory, where it can be read directly. Without it the server sends the files.
     pub data_directory: Option<String>,
     /// Name of the cluster: ties base backups to their WAL. Default: `main`.
     pub cluster: Option<String>,
-    /// Whether WAL is put into the snapshot: `always` or `when_no_archive`.
-    pub wal_in_snapshot: Option<String>,
+    /// Which server of several: `primary`, `standby` or `prefer_standby`. Default: the first that answers.
+    pub from: Option<RawFrom>,
+    /// Whether the WAL of the backup is put into the snapshot. Default: `always`.
+    pub wal_in_snapshot: Option<RawWalInSnapshot>,
+    /// How long to wait for the last WAL of the backup. Default: 5m.
+    pub wal_timeout: Option<String>,
+    /// How the server's checkpoint at the start is made. Default: `fast`.
+    pub checkpoint: Option<RawCheckpoint>,
+    /// The most to read a second: `100MiB/s`. Default: no limit.
+    pub max_rate: Option<RawSize>,
+}
+
+/// Which server a base backup is taken from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(rename = "From")]
+pub enum RawFrom {
+    /// The primary only.
+    Primary,
+    /// A standby only.
+    Standby,
+    /// A standby, else the primary.
+    PreferStandby,
+}
+
+/// Whether the WAL of a base backup is put into its snapshot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(rename = "WalInSnapshot")]
+pub enum RawWalInSnapshot {
+    /// The snapshot can be restored by itself.
+    Always,
+    /// Only if the WAL archive does not have it.
+    WhenNoArchive,
+}
+
+/// How a checkpoint is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(rename = "Checkpoint")]
+pub enum RawCheckpoint {
+    /// At once.
+    Fast,
+    /// Its writes are spread over minutes, as the server's own.
+    Spread,
 }
 
 /// A WAL archive. Not available in this version.

@@ -14,7 +14,8 @@ use serde::Deserialize;
 
 pub use drill::{RawAssertion, RawAssertionIn, RawDrill, RawHeartbeat};
 pub use job::{
-    RawCommand, RawHook, RawHooks, RawJob, RawKeep, RawOnChange, RawPgBase, RawPgDump, RawPgWal, RawPolicy, RawVolume,
+    RawCheckpoint, RawCommand, RawFrom, RawHook, RawHooks, RawJob, RawKeep, RawOnChange, RawPgBase, RawPgDump, RawPgWal,
+    RawPolicy, RawVolume, RawWalInSnapshot,
 };
 pub use repository::{
     RawAccessTier, RawAzure, RawAzureAuth, RawChecksum, RawRepository, RawS3, RawSecret, RawSecretOrText, RawSse, RawTimeouts,

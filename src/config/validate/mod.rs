@@ -3,6 +3,7 @@
 mod drill;
 mod job;
 mod overlap;
+mod pg_base;
 mod repository;
 mod secret;
 mod source;

@@ -28,13 +28,13 @@ pub(super) fn source(raw: &RawJob, path: &str, names: &mut Names<'_>, out: &mut 
     .collect();
     match given.as_slice() {
         [one] => {
-            if matches!(*one, "pg_base" | "pg_wal") {
+            if *one == "pg_wal" {
                 let hint = "Use `pg_dump` for this database until then.";
                 out.add_hint(format!("{path}.{one}"), format!("`{one}` is not available in this version"), hint);
             }
         }
         [] if out.is_bad(path) => {}
-        [] => out.add_hint(path, "the job has no source", "Add one of `pg_dump`, `volume` and `command`."),
+        [] => out.add_hint(path, "the job has no source", "Add one of `pg_dump`, `pg_base`, `volume` and `command`."),
         several => out.add(path, format!("a job has one source, and this one has {}", several.join(", "))),
     }
     for (field, is) in [("on_change", raw.on_change.is_some()), ("hooks", raw.hooks.is_some())] {
@@ -48,6 +48,9 @@ pub(super) fn source(raw: &RawJob, path: &str, names: &mut Names<'_>, out: &mut 
     }
     if let Some(d) = &raw.pg_dump {
         made = pg_dump(d, &format!("{path}.pg_dump"), names, out).map(SourceSettings::PgDump);
+    }
+    if let Some(b) = &raw.pg_base {
+        made = super::pg_base::source(b, &format!("{path}.pg_base"), names, out).map(SourceSettings::PgBase);
     }
     if let Some(c) = &raw.command {
         made = command(c, &format!("{path}.command"), names, out).map(SourceSettings::Command);
@@ -120,6 +123,28 @@ fn each_hook(
     made
 }
 
+/// The URL of a PostgreSQL server. `None` after a mistake.
+pub(super) fn server_url(
+    url: Option<&RawSecretOrText>,
+    at: &str,
+    names: &mut Names<'_>,
+    out: &mut Collector<'_>,
+) -> Option<Secret> {
+    let Some(url) = url else {
+        out.add_hint(at, "there is no server", "Add `url: postgres://user@host/database` or `url: { env: NAME }`.");
+        return None;
+    };
+    let url = names.secret_or_text(url, at, out)?;
+    if let Secret::Value(text) = &url {
+        let text = text.expose();
+        if !["postgres://", "postgresql://"].iter().any(|s| text.starts_with(s)) && !text.contains('=') {
+            out.add_hint(at, "not the URL of a PostgreSQL server", "Write `postgres://user@host:5432/database`.");
+            return None;
+        }
+    }
+    Some(url)
+}
+
 fn pg_dump(raw: &RawPgDump, path: &str, names: &mut Names<'_>, out: &mut Collector<'_>) -> Option<pg_dump::Settings> {
     let at = format!("{path}.url");
     let password = raw.password.as_ref().and_then(|p| names.secret(p, &format!("{path}.password"), out));
@@ -138,18 +163,7 @@ fn pg_dump(raw: &RawPgDump, path: &str, names: &mut Names<'_>, out: &mut Collect
             "Leave it out for the URL's database, or write `[\"*\"]` for all.",
         );
     }
-    let Some(url) = &raw.url else {
-        out.add_hint(at, "there is no server", "Add `url: postgres://user@host/database` or `url: { env: NAME }`.");
-        return None;
-    };
-    let url = names.secret_or_text(url, &at, out)?;
-    if let Secret::Value(text) = &url {
-        let text = text.expose();
-        if !["postgres://", "postgresql://"].iter().any(|s| text.starts_with(s)) && !text.contains('=') {
-            out.add_hint(at, "not the URL of a PostgreSQL server", "Write `postgres://user@host:5432/database`.");
-            return None;
-        }
-    }
+    let url = server_url(raw.url.as_ref(), &at, names, out)?;
     let databases = match raw.databases.as_deref() {
         None | Some([]) => pg_dump::Databases::OfUrl,
         Some([all]) if all == "*" => pg_dump::Databases::All,

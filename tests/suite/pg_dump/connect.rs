@@ -30,7 +30,7 @@ fn openssl(dir: &Path, args: &str) {
 }
 
 /// An authority, a server certificate for `localhost`, and another authority.
-fn certificates(dir: &Path) {
+pub fn certificates(dir: &Path) {
     for ca in ["ca", "other"] {
         openssl(
             dir,

@@ -1,6 +1,6 @@
 //! `pg_dump` backups and restores against real servers of every supported major.
 
-mod connect;
+pub mod connect;
 mod dump;
 mod repository;
 mod restore;

@@ -81,6 +81,17 @@ impl Server {
         run(self.as_user("initdb", &[&usual, arguments].concat()), "initdb");
         self.configure(config);
         self.launch()
+        Self::create(major, tcp, &[], config)
+    }
+
+    /// The same, with further arguments for `initdb`: `-k`, `--wal-segsize=1`, …
+    pub fn create(major: u32, tcp: bool, more: &[&str], config: &str) -> Self {
+        let server = Self::prepare(major, tcp);
+        let data = server.data();
+        let args = ["-D", &data, "-U", "postgres", "-A", "trust", "-N", "--encoding=UTF8", "--locale=C"];
+        run(server.as_user("initdb", &[&args, more].concat()), "initdb");
+        server.configure(config);
+        server.launch()
     }
 
     /// A standby of this server, streaming from it.
@@ -96,6 +107,38 @@ impl Server {
         );
         server.configure(config);
         server.launch()
+    }
+
+    /// A server on this data directory, which is moved into a place of its own.
+    pub fn on(major: u32, data: &Path, config: &str) -> Self {
+        let server = Self::prepare(major, false);
+        let mut moved = Command::new("mv");
+        moved.arg(data).arg(server.data());
+        run(moved, "mv");
+        if let Some(user) = user() {
+            let mut chown = Command::new("chown");
+            chown.arg("-R").arg(user).arg(server.data());
+            run(chown, "chown");
+        }
+        server.configure(config);
+        server.launch()
+    }
+
+    /// A folder of this name beside the data directory, for the server to write to.
+    pub fn folder(&self, name: &str) -> PathBuf {
+        let folder = self.dir.join(name);
+        std::fs::create_dir(&folder).unwrap();
+        if let Some(user) = user() {
+            let mut chown = Command::new("chown");
+            chown.arg(user).arg(&folder);
+            run(chown, "chown");
+        }
+        folder
+    }
+
+    /// `pg_ctl promote`.
+    pub fn promote(&self) {
+        run(self.as_user("pg_ctl", &["-D", &self.data(), "promote", "-w"]), "pg_ctl promote");
     }
 
     fn prepare(major: u32, tcp: bool) -> Self {
@@ -266,6 +309,24 @@ impl Server {
     /// `pg_ctl stop -m immediate`.
     pub fn stop_immediate(&self) {
         run(self.as_user("pg_ctl", &["-D", &self.data(), "stop", "-m", "immediate", "-w"]), "pg_ctl stop");
+    }
+
+    /// Makes a standby a primary on a timeline of its own, and waits until it is.
+    pub fn promote(&self) {
+        run(self.as_user("pg_ctl", &["-D", &self.data(), "promote", "-w"]), "pg_ctl promote");
+    }
+
+    /// Replaces `pg_hba.conf`.
+    pub fn install_hba(&self, text: &str) {
+        std::fs::write(self.dir.join("data/pg_hba.conf"), text).unwrap();
+        run(self.as_user("pg_ctl", &["-D", &self.data(), "reload"]), "pg_ctl reload");
+    }
+
+    /// A directory beside the data directory that the server may write to, for a tablespace.
+    pub fn extra_dir(&self, name: &str) -> String {
+        let dir = self.dir.join(name);
+        run(self.as_user("/bin/mkdir", &["-p", dir.to_str().unwrap()]), "mkdir");
+        dir.to_str().unwrap().to_owned()
     }
 
     /// A server program as the user it must run as.

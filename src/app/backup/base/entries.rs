@@ -1,0 +1,30 @@
+//! Nodes of a base backup's tree.
+
+use std::io::Write as _;
+
+use crate::error::{Context, Result};
+use crate::model::{Id, Metadata, Node, NodeKind};
+use crate::repository::{Chunking, FileContent, Writer};
+
+/// A file.
+pub(super) fn file(name: &[u8], meta: Metadata, content: FileContent) -> Node {
+    Node { name: name.to_vec(), kind: NodeKind::File { size: content.size, content: content.content }, meta, error: None }
+}
+
+/// A directory whose tree is stored.
+pub(super) fn directory(name: &[u8], meta: Metadata, subtree: Id) -> Node {
+    Node { name: name.to_vec(), kind: NodeKind::Dir { subtree: Some(subtree) }, meta: Metadata { links: 0, ..meta }, error: None }
+}
+
+/// Stores a directory's entries, in whatever order they are.
+pub(super) fn tree(writer: &Writer, nodes: &mut [Node]) -> Result<Id> {
+    nodes.sort_by(|a, b| a.name.cmp(&b.name));
+    writer.tree(nodes)
+}
+
+/// Stores a few bytes.
+pub(super) fn bytes(writer: &Writer, name: &str, meta: Metadata, content: &[u8]) -> Result<Node> {
+    let mut out = writer.file(Chunking::Content);
+    out.write_all(content).context(|| format!("store {name}"))?;
+    Ok(file(name.as_bytes(), meta, out.finish()?))
+}

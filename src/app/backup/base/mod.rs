@@ -1,0 +1,110 @@
+//! A base backup: word to the server → files → word to the server → its label, list of files and WAL → one tree.
+//!
+//! The tree is that of a data directory at `/data`, whichever way the files came: tablespaces inline, WAL from start to stop in
+//! `pg_wal`, and beside it `/config` with the configuration files that lie elsewhere.
+
+mod chunks;
+mod describe;
+mod entries;
+mod files;
+mod wal;
+
+use std::path::Path;
+use std::sync::atomic::Ordering::Relaxed;
+
+use super::{Run, Stored};
+use crate::error::{Error, Kind, Result};
+use crate::repository::Writer;
+use crate::runtime::Cancel;
+use crate::source::pg_base::{Content, DataDirectory, Follower, Server, Settings, Start, Stop};
+
+use chunks::Chunks;
+use describe::Described;
+use files::{Copier, Root};
+use wal::WalFiles;
+
+/// Looks whether a backup could be made, without making one. Blocks.
+///
+/// # Errors
+/// Why it could not.
+pub(crate) fn look(settings: &Settings, cancel: &Cancel) -> Result<String> {
+    let server = Server::open(settings, cancel)?;
+    let version = &server.facts().server_version;
+    Ok(match &settings.data_directory {
+        Some(path) => {
+            let bytes = DataDirectory::open(path, server.facts())?.size()?;
+            format!("PostgreSQL {version} answers, and {} is its data directory: {} MiB", path.display(), bytes >> 20)
+        }
+        None => format!("PostgreSQL {version} answers"),
+    })
+}
+
+/// What was read between the two words.
+struct Read {
+    root: Root,
+    start: Start,
+    stop: Stop,
+    wal: Option<WalFiles>,
+}
+
+impl Run {
+    /// Stores a cluster.
+    pub(super) fn pg_base(&self, settings: &Settings, writer: &Writer) -> Result<Stored> {
+        match &settings.data_directory {
+            Some(path) => self.base_from_files(settings, path, writer),
+            None => Err(Error::new(Kind::Config, "the job has no `data_directory`")),
+        }
+    }
+
+    fn base_from_files(&self, settings: &Settings, path: &Path, writer: &Writer) -> Result<Stored> {
+        // Ended by whichever side fails first, so that the other does not go on for hours.
+        let cancel = self.cancel.child();
+        let server = Server::open(settings, &cancel)?;
+        let directory = DataDirectory::open(path, server.facts())?;
+        let bytes = directory.size()?;
+        self.request.progress.expected_bytes.store(bytes, Relaxed);
+        let chunks = Chunks::choose(self.parent_chunks(), bytes);
+        let follower = Follower::open(server.connection(), &cancel)?;
+        let start = server.start(&format!("strongroom {}/{}", self.request.tenant, self.request.job), settings.fast_checkpoint)?;
+        directory.check_start(&start)?;
+        let facts = server.facts();
+        let content = Content {
+            page_size: facts.page_size,
+            segment_pages: facts.segment_pages,
+            since: facts.checksums.then_some(start.lsn),
+        };
+        let copier = Copier::begin(self, &directory, writer, &cancel, settings, facts, content, chunks)?;
+        let (root, stop, wal) = std::thread::scope(|scope| {
+            let mut wal = WalFiles::new(writer.clone());
+            let following = scope.spawn(|| {
+                let followed = follower.run(&directory, facts, &start, settings.wal_timeout, &mut wal, &cancel);
+                if followed.is_err() {
+                    cancel.cancel();
+                }
+                followed.map(|()| wal)
+            });
+            let copied = copier.copy().and_then(|root| Ok((root, server.stop(&start)?)));
+            match &copied {
+                Ok((_, stop)) => follower.stop_at(stop.lsn),
+                Err(_) => follower.give_up(),
+            }
+            let followed = following.join().unwrap_or_else(|_| Err(Error::new(Kind::Bug, "a thread of the backup ended abnormally")));
+            first_failure(copied, followed, &self.cancel)
+        })?;
+        let read = Read { root, start, stop, wal: Some(wal) };
+        self.describe(Described { settings, server: &server, writer, chunks }, copier, read)
+    }
+}
+
+/// Both results, or the failure that came first: the one that was not caused by the other.
+fn first_failure(
+    copied: Result<(Root, Stop)>,
+    followed: Result<WalFiles>,
+    cancel: &Cancel,
+) -> Result<(Root, Stop, WalFiles)> {
+    match (copied, followed) {
+        (Ok((root, stop)), Ok(wal)) => Ok((root, stop, wal)),
+        (Err(e), Err(cause)) if e.kind() == Kind::Cancelled && !cancel.is_cancelled() => Err(cause),
+        (Err(e), _) | (Ok(_), Err(e)) => Err(e),
+    }
+}

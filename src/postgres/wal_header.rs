@@ -1,0 +1,125 @@
+//! The header of a WAL segment's first page: which cluster and which position the segment says it is.
+
+use super::bytes::{u16_at, u32_at, u64_at};
+use crate::error::{Error, Kind, Result};
+use crate::model::{Lsn, SegmentName, SegmentSize, Timeline};
+
+/// Bytes that [`parse`] needs.
+pub const SIZE: usize = 40;
+
+/// The flag of a header with the cluster's identity in it: the first page of each segment has one.
+const LONG: u16 = 0x0002;
+
+/// `XLOG_PAGE_MAGIC` of each released major.
+const MAGICS: &[(u16, u32)] = &[(0xD106, 13), (0xD10D, 14), (0xD110, 15), (0xD113, 16), (0xD116, 17), (0xD118, 18)];
+
+/// A segment's own words about itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WalHeader {
+    /// Tells the format, and so the major version.
+    pub magic: u16,
+    /// The major version. `None` for a magic number that is not known.
+    pub major: Option<u32>,
+    /// The timeline of the page's first record. In a segment copied by a promotion it may still be the old one, so it is at most that
+    /// of the segment's name.
+    pub timeline: Timeline,
+    /// The position of the segment's first byte.
+    pub address: Lsn,
+    /// The cluster's.
+    pub system_identifier: u64,
+    /// `wal_segment_size`.
+    pub segment_size: SegmentSize,
+    /// Size of a page of WAL in bytes.
+    pub block_size: u32,
+}
+
+impl WalHeader {
+    /// The segment's name, as its header has it.
+    #[must_use]
+    pub fn name(&self) -> SegmentName {
+        SegmentName::at(self.timeline, self.address, self.segment_size)
+    }
+}
+
+/// Reads the first [`SIZE`] bytes of a segment.
+///
+/// # Errors
+/// [`Kind::Corrupt`] for what cannot be the beginning of a segment: too short, no long header, an address inside a segment, an
+/// impossible size.
+pub fn parse(bytes: &[u8]) -> Result<WalHeader> {
+    let wrong = |what: &str| Error::new(Kind::Corrupt, format!("this is not the beginning of a WAL segment: {what}"));
+    let short = || wrong("it is too short");
+    let magic = u16_at(bytes, 0).ok_or_else(short)?;
+    let info = u16_at(bytes, 2).ok_or_else(short)?;
+    let timeline = u32_at(bytes, 4).ok_or_else(short)?;
+    let address = u64_at(bytes, 8).ok_or_else(short)?;
+    let system_identifier = u64_at(bytes, 24).ok_or_else(short)?;
+    let segment_size = u32_at(bytes, 32).ok_or_else(short)?;
+    let block_size = u32_at(bytes, 36).ok_or_else(short)?;
+    // PostgreSQL counts this number up with every change of the format; its first byte has not changed since 2001.
+    if magic >> 8 != 0xD1 && magic >> 8 != 0xD0 {
+        return Err(wrong("its magic number is not that of PostgreSQL"));
+    }
+    if info & LONG == 0 || timeline == 0 {
+        return Err(wrong("its first page has no long header"));
+    }
+    let segment_size =
+        SegmentSize::new(u64::from(segment_size)).map_err(|e| wrong("its segment size is impossible").because(e))?;
+    if address % segment_size.bytes() != 0 {
+        return Err(wrong("its address lies inside a segment"));
+    }
+    Ok(WalHeader {
+        magic,
+        major: MAGICS.iter().find(|(m, _)| *m == magic).map(|(_, major)| *major),
+        timeline: Timeline(timeline),
+        address: Lsn(address),
+        system_identifier,
+        segment_size,
+        block_size,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn header() -> Vec<u8> {
+        let mut bytes = Vec::new();
+        bytes.extend(0xD118u16.to_le_bytes());
+        bytes.extend(0x0003u16.to_le_bytes());
+        bytes.extend(2u32.to_le_bytes());
+        bytes.extend(0x16_B300_0000u64.to_le_bytes());
+        bytes.extend([9; 8]);
+        bytes.extend(77u64.to_le_bytes());
+        bytes.extend((16u32 << 20).to_le_bytes());
+        bytes.extend(8192u32.to_le_bytes());
+        bytes
+    }
+
+    #[test]
+    fn a_long_header_is_read() {
+        let read = parse(&header()).unwrap();
+        assert_eq!((read.major, read.system_identifier, read.block_size), (Some(18), 77, 8192));
+        assert_eq!(read.name().to_string(), "0000000200000016000000B3");
+    }
+
+    #[test]
+    fn what_is_no_segment_is_refused() {
+        let with = |at: usize, value: u8| {
+            let mut bytes = header();
+            bytes[at] = value;
+            parse(&bytes).unwrap_err().report()
+        };
+        assert!(with(1, 0).contains("magic"));
+        assert!(with(2, 1).contains("no long header"));
+        assert!(with(8, 1).contains("inside a segment"));
+        assert!(with(32, 1).contains("segment size"));
+        assert!(parse(&header()[..39]).unwrap_err().report().contains("too short"));
+        let unknown = {
+            let mut b = header();
+            b[0] = 0xFF;
+            parse(&b).unwrap()
+        };
+        assert_eq!(unknown.major, None);
+    }
+}
