@@ -51,14 +51,6 @@ pub fn bin(major: u32) -> PathBuf {
     bin.unwrap_or_else(|| panic!("PostgreSQL {major} is not in {}: run `make tools` (tests/tools/postgres.sh)", cache.display()))
 }
 
-/// The same, where the user that servers run as can reach them.
-pub fn server_bin(major: u32) -> PathBuf {
-    match user() {
-        Some(user) => reachable(&bin(major), user),
-        None => bin(major),
-    }
-}
-
 impl Server {
     /// Starts a new, empty server that listens on its socket only.
     pub fn start(major: u32) -> Self {
@@ -67,20 +59,6 @@ impl Server {
 
     /// The same, on a free port of 127.0.0.1 too, with further lines for its `postgresql.conf`.
     pub fn start_with(major: u32, tcp: bool, config: &str) -> Self {
-        Self::prepare(major, tcp).init(&[], config)
-    }
-
-    /// A new server whose `initdb` gets further arguments, on its socket only.
-    pub fn start_initdb(major: u32, arguments: &[&str], config: &str) -> Self {
-        Self::prepare(major, false).init(arguments, config)
-    }
-
-    fn init(self, arguments: &[&str], config: &str) -> Self {
-        let data = self.data();
-        let usual = ["-D", &data, "-U", "postgres", "-A", "trust", "-N", "--encoding=UTF8", "--locale=C"];
-        run(self.as_user("initdb", &[&usual, arguments].concat()), "initdb");
-        self.configure(config);
-        self.launch()
         Self::create(major, tcp, &[], config)
     }
 
