@@ -1,6 +1,7 @@
 //! The use cases, one file each: what each command does, readable as prose.
 
 mod altered;
+mod base_facts;
 pub mod backup;
 pub mod cat;
 pub mod check;
@@ -11,6 +12,7 @@ pub mod daemon;
 pub mod diff;
 pub mod doctor;
 pub mod drill;
+pub mod expire_wal;
 pub mod facts;
 mod heartbeat;
 pub mod hold;
@@ -21,6 +23,7 @@ pub mod ls;
 pub mod prune;
 mod read_lock;
 pub mod restore;
+pub mod restore_base;
 pub mod restore_command;
 pub mod restore_dump;
 pub mod restore_volume;

@@ -38,9 +38,7 @@ fn restore(
     cancel: &Cancel,
 ) -> Result<Report> {
     let root = root(&reader, snapshot, &mut options)?;
-    let processors = std::thread::available_parallelism().map_or(2, usize::from);
-    let blobs = Stored { reader, threads: processors.clamp(2, 8) };
-    directory::restore(&blobs, &root, to, &options, progress, cancel)
+    directory::restore(&Stored::new(reader), &root, to, &options, progress, cancel)
 }
 
 /// What [`if_empty`] did.
@@ -151,9 +149,16 @@ fn root(reader: &Reader, snapshot: &Snapshot, options: &mut Options) -> Result<R
 }
 
 /// A repository as the restore room wants it.
-struct Stored {
+pub(super) struct Stored {
     reader: Reader,
     threads: usize,
+}
+
+impl Stored {
+    pub(super) fn new(reader: Reader) -> Self {
+        let processors = std::thread::available_parallelism().map_or(2, usize::from);
+        Self { reader, threads: processors.clamp(2, 8) }
+    }
 }
 
 /// A pack or tree that is not there is a damaged repository, which costs some files; not a reason to stop.

@@ -5,6 +5,7 @@ use super::args::Place;
 use super::output::{self, Table};
 use super::session::Session;
 use crate::app::collect;
+use crate::app::expire_wal::SystemWal;
 use crate::app::prune::{self, Action, Keep, Options, TenantPrune};
 use crate::config::parse_duration;
 use crate::error::{Error, Kind, Result};
@@ -103,6 +104,7 @@ pub(super) async fn run(s: &Session, a: Args) -> Result<Done> {
     let errors: Vec<_> = failed.iter().map(output::error_json).collect();
     s.out.print(&serde_json::json!({ "tenants": done, "errors": errors }), |t| done.iter().for_each(|p| text(t, p)))?;
     done.iter().flat_map(|p| &p.jobs).for_each(|j| output::warn(&j.alarms));
+    done.iter().flat_map(|p| &p.wal).for_each(|c| output::warn(&c.alarms));
     failed.iter().for_each(|e: &Error| output::print_error(e, false));
     Ok(output::worst(&failed))
 }
@@ -123,6 +125,11 @@ fn text(t: &mut String, p: &TenantPrune) {
             table.write(t);
         }
     }
+    for cluster in &p.wal {
+        for system in &cluster.systems {
+            wal(t, p, &cluster.cluster, system);
+        }
+    }
     for (job, count) in &p.unconfigured {
         output::say!(t, "{}: {count} snapshots of job {job} stay, which is not in the configuration", p.tenant);
     }
@@ -133,5 +140,24 @@ fn text(t: &mut String, p: &TenantPrune) {
     output::say!(t, "{}: {} snapshots {would}", p.tenant, p.removed);
     if let Some(c) = &p.collected {
         output::say!(t, "{}: collected {}", p.tenant, collect::describe(c));
+    }
+}
+
+fn wal(t: &mut String, p: &TenantPrune, cluster: &str, s: &SystemWal) {
+    let would = if p.dry_run { "would go" } else { "went" };
+    output::say!(
+        t,
+        "{}: WAL of cluster {cluster}, system {}: {} of {} segments {would} ({})",
+        p.tenant,
+        s.system,
+        s.removed_segments,
+        s.segments,
+        output::size(s.removed_bytes)
+    );
+    for kept in &s.needed {
+        let timeline = kept.timeline.map_or_else(|| "all timelines".to_owned(), |n| format!("timeline {n}"));
+        let from = kept.from.map_or_else(|| "the beginning".to_owned(), |l| l.to_string());
+        let to = kept.to.map_or_else(String::new, |l| format!(" to {l}"));
+        output::say!(t, "  stays: {timeline} from {from}{to}: {}", kept.reason);
     }
 }

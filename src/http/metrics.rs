@@ -90,6 +90,7 @@ pub(super) struct Families {
     pub(super) running: Family<Job, Gauge>,
     pub(super) snapshots: Family<Job, Gauge>,
     pub(super) removed: Family<Job, Counter>,
+    pub(super) retention_alarms: Family<Job, Gauge>,
     pub(super) drill_last_success: Family<Job, Number>,
     pub(super) drill_last_run: Family<Job, Number>,
     pub(super) drill_passed: Family<Job, Gauge>,
@@ -175,6 +176,11 @@ impl Metrics {
             f.snapshots.clone(),
         );
         r.register("job_removed_snapshots", "Snapshots that retention removed", f.removed.clone());
+        r.register(
+            "job_retention_alarms",
+            "What the last retention found that a person should look at: WAL that may not be removed, snapshots from the future",
+            f.retention_alarms.clone(),
+        );
         register_drills(r, &f);
         Self { families: f, registry: Arc::new(registry) }
     }

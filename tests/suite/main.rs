@@ -17,6 +17,7 @@ mod pg_base;
 mod pg_dump;
 mod pg_files;
 mod pg_replication;
+mod pitr;
 mod repository;
 mod store;
 mod support;

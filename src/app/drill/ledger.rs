@@ -32,7 +32,7 @@ pub(super) async fn write(repo: &Repository, report: &Report) -> Result<()> {
     let doing = || format!("write the drill's report of job {}", report.job);
     let json = serde_json::to_vec_pretty(report).map_err(|e| Error::new(Kind::Bug, "write JSON").because(e))?;
     let key = key(&report.job, report.started)?;
-    let sealed = seal(repo, &key, &json)?;
+    let sealed = repo.object_seal()?.seal(key.as_str(), &json)?;
     repo.store().put(&key, Payload::from(sealed), PutMode::Overwrite).await.context(doing)?;
     let mut names = names(repo, &folder(&report.job)).await.context(doing)?;
     let extra = names.len().saturating_sub(KEPT);
@@ -94,21 +94,8 @@ async fn names(repo: &Repository, prefix: &str) -> Result<Vec<Key>> {
 async fn read(repo: &Repository, key: &Key) -> Result<Report> {
     let doing = || format!("read the report {key}");
     let sealed = repo.store().get(key, None).await.context(doing)?;
-    let json = open(repo, key, &sealed).context(doing)?;
+    let json = repo.object_seal()?.open(key.as_str(), &sealed).context(doing)?;
     serde_json::from_slice(&json).map_err(|e| Error::new(Kind::Corrupt, doing()).because(e))
-}
-
-fn seal(repo: &Repository, _key: &Key, plain: &[u8]) -> Result<Vec<u8>> {
-    let mut out = Vec::new();
-    repo.key().seal_into(plain, &mut out);
-    Ok(out)
-}
-
-fn open(repo: &Repository, key: &Key, sealed: &[u8]) -> Result<Vec<u8>> {
-    let mut out = Vec::new();
-    let opened = repo.key().open_into(sealed, &mut out);
-    opened.map_err(|e| Error::new(Kind::Corrupt, format!("{key} does not open")).because(e))?;
-    Ok(out)
 }
 
 #[cfg(test)]

@@ -4,14 +4,18 @@
 //! scratch directory is gone, however it ended.
 //!
 //! - A **volume** is restored and every file read back and compared; a program's **output** is restored whole.
+//! - A **base backup** is restored into a server of its major version, recovers to the end of its WAL ([`feed`]), is checked
+//!   with `pg_amcheck`, and the user's assertions are asked.
 //! - A **dump** goes into a server made for it ([`server`]), roles and tablespaces included, and the user's assertions are asked.
 //!
 //! **A drill touches nothing but its scratch directory** and the objects `strongroom/reports/…` and its lease. It reads the
 //! repository as any restore does. It fails if anything is missing or any check does not pass, and its report says so; only a
 //! drill that was told to stop leaves no report.
 
+mod base;
 mod checks;
 mod dump;
+mod feed;
 mod files;
 mod ledger;
 mod report;
@@ -37,6 +41,7 @@ use crate::http::DrillMetrics;
 use crate::model::Time;
 use crate::repository::{Repository, Snapshot};
 use crate::runtime::Cancel;
+use crate::source::SourceSettings;
 
 pub use ledger::{newest, newest_good};
 pub use report::{Check, Failure, Report, Step};
@@ -211,7 +216,10 @@ impl Watch {
 async fn drill(ctx: &Context, job: &Job, options: &Options, report: &mut Report, findings: &mut Findings) -> Result<()> {
     let found = restore::choose(ctx, &Reference { selector: Some(job.selector()), pick: Pick::Latest }).await?;
     report.snapshot = Some(found.snapshot.id);
-    report.backup_time = Some(found.snapshot.file.time);
+    report.backup_time = Some(match restore::source_of(&found)? {
+        Source::PgBase => base::consistent(&found).await?,
+        _ => found.snapshot.file.time,
+    });
     report.warnings.extend(found.warnings.iter().cloned());
     let parent = options.scratch.clone().or_else(|| job.drill.scratch.clone()).unwrap_or_else(std::env::temp_dir);
     let scratch = blocking(move || Scratch::new(&parent)).await?;
@@ -231,6 +239,10 @@ async fn drill(ctx: &Context, job: &Job, options: &Options, report: &mut Report,
             let drilled = files::output(&work, &found, &scratch, findings).await;
             (scratch, drilled)
         }
+        Source::PgBase => {
+            let drilled = base::run(ctx, &work, found, base_roles(job), &scratch, findings).await;
+            (scratch, drilled)
+        }
         Source::PgDump => {
             let (scratch, own, drilled) = dumped(&work, &found, scratch).await?;
             *findings = own;
@@ -244,6 +256,17 @@ async fn drill(ctx: &Context, job: &Job, options: &Options, report: &mut Report,
     })
     .await?;
     drilled
+}
+
+/// Who may be able to log into a restored cluster: `postgres`, and the role that the backup was made by.
+fn base_roles(job: &Job) -> Vec<String> {
+    let mut roles = vec!["postgres".to_owned()];
+    if let SourceSettings::PgBase(settings) = &job.source {
+        // A secret that cannot be read here only leaves one role less to try.
+        let connection = settings.connection().ok();
+        roles.extend(connection.and_then(|c| c.user().map(str::to_owned)).filter(|user| user != "postgres"));
+    }
+    roles
 }
 
 /// On a thread that may block, under a lock that keeps a prune away.

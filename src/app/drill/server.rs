@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::{PermissionsExt as _, chown};
+use std::os::unix::fs::{PermissionsExt as _, chown, lchown};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -193,6 +193,34 @@ impl Place {
         Ok(path)
     }
 
+    /// Gives a file to the server's user.
+    ///
+    /// # Errors
+    /// As `chown`.
+    pub(super) fn give(&self, path: &Path) -> Result<()> {
+        RunAs::own(self.user.as_ref(), path)
+    }
+
+    /// Gives the data directory and the tablespaces, as they were restored, to the server's user. Follows no links.
+    ///
+    /// # Errors
+    /// As `chown`.
+    pub(super) fn give_all(&self) -> Result<()> {
+        let Some(user) = &self.user else { return Ok(()) };
+        let mut open = vec![self.home.clone()];
+        while let Some(dir) = open.pop() {
+            let doing = || format!("give {} away", dir.display());
+            for entry in fs::read_dir(&dir).context(doing)? {
+                let entry = entry.context(doing)?;
+                lchown(entry.path(), Some(user.uid), Some(user.gid)).context(doing)?;
+                if entry.file_type().context(doing)?.is_dir() {
+                    open.push(entry.path());
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Starts the server with these settings beside its own. It may still be recovering: see [`Server::session`].
     ///
     /// # Errors
@@ -207,6 +235,8 @@ impl Place {
             ("port".to_owned(), PORT.to_string()),
             ("unix_socket_directories".to_owned(), self.home.display().to_string()),
             ("hba_file".to_owned(), hba.display().to_string()),
+            // A configuration file may name the directory of the cluster that it came from.
+            ("data_directory".to_owned(), self.data().display().to_string()),
         ];
         for (name, value) in self.settings.iter().cloned().chain(more.iter().cloned()).chain(isolation).chain(places) {
             program = program.arg("-c").arg(format!("{name}={value}"));

@@ -6,6 +6,7 @@
 mod drill;
 mod job;
 mod repository;
+mod wal;
 
 use std::collections::BTreeMap;
 
@@ -14,12 +15,13 @@ use serde::Deserialize;
 
 pub use drill::{RawAssertion, RawAssertionIn, RawDrill, RawHeartbeat};
 pub use job::{
-    RawCheckpoint, RawCommand, RawFrom, RawHook, RawHooks, RawJob, RawKeep, RawOnChange, RawPgBase, RawPgDump, RawPgWal,
-    RawPolicy, RawVolume, RawWalInSnapshot,
+    RawCheckpoint, RawCommand, RawFrom, RawHook, RawHooks, RawJob, RawKeep, RawOnChange, RawPgBase, RawPgDump, RawPolicy,
+    RawVolume, RawWalInSnapshot,
 };
 pub use repository::{
     RawAccessTier, RawAzure, RawAzureAuth, RawChecksum, RawRepository, RawS3, RawSecret, RawSecretOrText, RawSse, RawTimeouts,
 };
+pub use wal::{RawPgWal, RawWalCompression, RawWalMode};
 
 /// The whole file.
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]

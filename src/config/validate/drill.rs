@@ -135,6 +135,7 @@ fn heartbeat(
     }
     let of_job = match source {
         Some(SourceSettings::PgDump(s)) => Some((s.url.clone(), s.password.clone())),
+        Some(SourceSettings::PgBase(s)) => Some((s.url.clone(), s.password.clone())),
         _ => None,
     };
     let (url, password) = match &raw.url {

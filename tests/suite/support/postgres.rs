@@ -51,6 +51,14 @@ pub fn bin(major: u32) -> PathBuf {
     bin.unwrap_or_else(|| panic!("PostgreSQL {major} is not in {}: run `make tools` (tests/tools/postgres.sh)", cache.display()))
 }
 
+/// The same, where the user that servers run as can reach them.
+pub fn server_bin(major: u32) -> PathBuf {
+    match user() {
+        Some(user) => reachable(&bin(major), user),
+        None => bin(major),
+    }
+}
+
 impl Server {
     /// Starts a new, empty server that listens on its socket only.
     pub fn start(major: u32) -> Self {
@@ -117,6 +125,36 @@ impl Server {
     /// `pg_ctl promote`.
     pub fn promote(&self) {
         run(self.as_user("pg_ctl", &["-D", &self.data(), "promote", "-w"]), "pg_ctl promote");
+    }
+
+    /// A server that has no data directory yet and does not run: something is restored to [`Server::data`], then it is
+    /// started with [`Server::restart`].
+    pub fn unborn(major: u32) -> Self {
+        Self::prepare(major, false)
+    }
+
+    /// What a restored cluster must be told to run as this server, beside what its configuration says.
+    pub fn own_settings(&self) -> Vec<(String, String)> {
+        [
+            ("unix_socket_directories", self.socket_dir()),
+            ("port", self.port.to_string()),
+            ("listen_addresses", String::new()),
+        ]
+        .map(|(name, value)| (name.to_owned(), value))
+        .to_vec()
+    }
+
+    /// `pg_ctl start` and what it says; the server is not ended by itself.
+    pub fn try_start(&self) -> Result<(), String> {
+        let log = self.dir.join("log");
+        let output = self.as_user("pg_ctl", &["-D", &self.data(), "-l", log.to_str().unwrap(), "-w", "start"]).output().unwrap();
+        let words = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        if output.status.success() { Ok(()) } else { Err(words(&output.stdout) + &words(&output.stderr) + &self.log()) }
+    }
+
+    /// `pg_ctl stop -m fast`.
+    pub fn stop(&self) {
+        run(self.as_user("pg_ctl", &["-D", &self.data(), "stop", "-m", "fast", "-w"]), "pg_ctl stop");
     }
 
     fn prepare(major: u32, tcp: bool) -> Self {
@@ -289,11 +327,6 @@ impl Server {
         run(self.as_user("pg_ctl", &["-D", &self.data(), "stop", "-m", "immediate", "-w"]), "pg_ctl stop");
     }
 
-    /// Makes a standby a primary on a timeline of its own, and waits until it is.
-    pub fn promote(&self) {
-        run(self.as_user("pg_ctl", &["-D", &self.data(), "promote", "-w"]), "pg_ctl promote");
-    }
-
     /// Replaces `pg_hba.conf`.
     pub fn install_hba(&self, text: &str) {
         std::fs::write(self.dir.join("data/pg_hba.conf"), text).unwrap();
@@ -308,7 +341,7 @@ impl Server {
     }
 
     /// A server program as the user it must run as.
-    fn as_user(&self, tool: &str, args: &[&str]) -> Command {
+    pub fn as_user(&self, tool: &str, args: &[&str]) -> Command {
         let (mut c, bin) = match user() {
             Some(user) => {
                 let mut c = Command::new("runuser");

@@ -4,7 +4,7 @@
 mod attacks;
 mod backup;
 mod if_empty;
-mod memory;
+pub mod memory;
 mod restore;
 mod unprivileged;
 mod whole;
