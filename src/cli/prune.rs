@@ -104,7 +104,6 @@ pub(super) async fn run(s: &Session, a: Args) -> Result<Done> {
     let errors: Vec<_> = failed.iter().map(output::error_json).collect();
     s.out.print(&serde_json::json!({ "tenants": done, "errors": errors }), |t| done.iter().for_each(|p| text(t, p)))?;
     done.iter().flat_map(|p| &p.jobs).for_each(|j| output::warn(&j.alarms));
-    done.iter().flat_map(|p| &p.wal).for_each(|c| output::warn(&c.alarms));
     failed.iter().for_each(|e: &Error| output::print_error(e, false));
     Ok(output::worst(&failed))
 }

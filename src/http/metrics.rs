@@ -12,6 +12,7 @@ use prometheus_client::registry::Registry;
 use super::drill::DrillMetrics;
 use super::job::JobMetrics;
 use super::process;
+use super::wal::{WalFamilies, WalMetrics};
 use crate::model::Time;
 
 /// A gauge of seconds or bytes.
@@ -98,6 +99,7 @@ pub(super) struct Families {
     pub(super) drill_rto: Family<Job, Number>,
     pub(super) drill_max_age: Family<Job, Number>,
     pub(super) drill_runs: Family<Drilled, Counter>,
+    pub(super) wal: WalFamilies,
     jobs: Gauge,
     reload_good: Gauge,
     reload_time: Number,
@@ -182,6 +184,7 @@ impl Metrics {
             f.retention_alarms.clone(),
         );
         register_drills(r, &f);
+        f.wal.register(r);
         Self { families: f, registry: Arc::new(registry) }
     }
 
@@ -195,6 +198,12 @@ impl Metrics {
     #[must_use]
     pub fn job(&self, tenant: &str, job: &str) -> JobMetrics {
         JobMetrics { families: Arc::clone(&self.families), job: Job { tenant: tenant.into(), job: job.into() } }
+    }
+
+    /// The metrics of one WAL archive.
+    #[must_use]
+    pub fn wal(&self, tenant: &str, job: &str) -> WalMetrics {
+        WalMetrics { families: Arc::clone(&self.families), job: Job { tenant: tenant.into(), job: job.into() } }
     }
 
     /// How many jobs there are now.

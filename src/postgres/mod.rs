@@ -14,10 +14,11 @@ mod endpoint;
 mod explain;
 pub mod page;
 mod passfile;
-pub mod replication;
 pub mod recovery;
+pub mod replication;
 mod session;
 mod settings;
+mod slots;
 mod tls;
 pub mod wal_header;
 
@@ -29,4 +30,5 @@ pub(crate) use explain::explain;
 pub use replication::Replication;
 pub use session::{ServerVersion, Session, connect, get, quote_ident};
 pub use settings::ConnectionSettings;
+pub use slots::{SlotCare, keep_physical_slot};
 pub use wal_header::WalHeader;

@@ -1,4 +1,4 @@
-//! Packs that a killed run uploaded and no index names: found, described in a new index, and so used again.
+//! Packs that a killed or failed run uploaded and no index names: found, described in a new index, and so used again.
 
 use std::collections::HashSet;
 
@@ -38,6 +38,7 @@ pub async fn adopt_orphans(repo: &Repository, index: &Index, lock: &RepoLock) ->
     if adopted > 0 {
         write_index(repo, Some(lock), IndexFile { packs }).await.context(|| "write an index of packs that a broken run left")?;
     }
+    repo.forget_orphans();
     Ok(adopted)
 }
 

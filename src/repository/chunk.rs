@@ -5,8 +5,10 @@
 //! the repository's economy: changing them stores everything once more, so golden tests pin them.
 
 use std::io::Read;
+use std::sync::Arc;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 
 /// How a file is cut into blobs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +45,42 @@ impl Chunking {
     }
 }
 
+/// Blocks that no chunk refers to any more, for the next files: new memory costs a page fault every 4 KiB, and memory given
+/// back in pieces between others is never given back to the system.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Blocks(Arc<Mutex<Vec<Vec<u8>>>>);
+
+impl Blocks {
+    /// An empty one with room for `size` bytes.
+    fn take(&self, size: usize) -> Vec<u8> {
+        let mut block = self.0.lock().pop().unwrap_or_default();
+        block.reserve_exact(size);
+        block
+    }
+}
+
+/// What chunks are slices of.
+struct Shared {
+    block: Vec<u8>,
+    blocks: Blocks,
+}
+
+impl AsRef<[u8]> for Shared {
+    fn as_ref(&self) -> &[u8] {
+        &self.block
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        let mut block = std::mem::take(&mut self.block);
+        if block.capacity() > 0 {
+            block.clear();
+            self.blocks.0.lock().push(block);
+        }
+    }
+}
+
 /// Cuts a stream that is read or pushed in pieces of any size. Boundaries depend on the bytes only, never on how they
 /// arrived. Holds at most one block (4 MiB) of its own; chunks it gave out share theirs.
 #[derive(Debug)]
@@ -50,17 +88,23 @@ pub(crate) struct Chunker {
     limits: Limits,
     fixed: bool,
     masks: (u64, u64),
+    blocks: Blocks,
     block: Vec<u8>,
+    /// What the last block held beyond its chunks; the next one begins with it. Copied only then, so that whoever waits
+    /// for room does not hold two blocks.
+    rest: Bytes,
 }
 
 impl Chunker {
-    pub(crate) fn new(chunking: Chunking) -> Self {
+    pub(crate) fn new(chunking: Chunking, blocks: Blocks) -> Self {
         let limits = chunking.limits();
         Self {
             limits,
             fixed: matches!(chunking, Chunking::Fixed(_)),
             masks: fastcdc::v2020::select_masks(limits.avg, fastcdc::v2020::Normalization::Level1),
+            blocks,
             block: Vec::new(),
+            rest: Bytes::new(),
         }
     }
 
@@ -91,12 +135,14 @@ impl Chunker {
 
     /// Gives out what is left.
     pub(crate) fn finish(mut self, out: &mut Vec<Bytes>) {
+        self.grow();
         self.cut(true, out);
     }
 
     fn grow(&mut self) {
-        if self.block.capacity() < self.limits.block {
-            self.block.reserve_exact(self.limits.block - self.block.len());
+        if self.block.capacity() == 0 {
+            self.block = self.blocks.take(self.limits.block);
+            self.block.extend_from_slice(&std::mem::take(&mut self.rest));
         }
     }
 
@@ -107,8 +153,9 @@ impl Chunker {
             at += self.next(rest);
             ends.push(at);
         }
-        let rest = self.block.get(at..).unwrap_or(&[]).to_vec();
-        let block = Bytes::from(std::mem::replace(&mut self.block, rest));
+        let block = std::mem::take(&mut self.block);
+        let block = Bytes::from_owner(Shared { block, blocks: self.blocks.clone() });
+        self.rest = block.slice(at..);
         let mut start = 0;
         for end in ends {
             out.push(block.slice(start..end));
@@ -139,7 +186,7 @@ mod tests {
     }
 
     fn lengths(chunking: Chunking, data: &[u8], piece: usize) -> Vec<usize> {
-        let (mut chunker, mut out) = (Chunker::new(chunking), Vec::new());
+        let (mut chunker, mut out) = (Chunker::new(chunking, Blocks::default()), Vec::new());
         for p in data.chunks(piece) {
             chunker.push(p, &mut out);
         }
@@ -167,7 +214,7 @@ mod tests {
         fn boundaries_do_not_depend_on_how_bytes_arrive(len in 0usize..12_000_000, piece in 1000usize..3_000_000) {
             let data = noise(len);
             let pushed = lengths(Chunking::Content, &data, piece);
-            let (mut chunker, mut out, mut reader) = (Chunker::new(Chunking::Content), Vec::new(), data.as_slice());
+            let (mut chunker, mut out, mut reader) = (Chunker::new(Chunking::Content, Blocks::default()), Vec::new(), data.as_slice());
             while chunker.read_from(&mut reader, &mut out).map_err(|e| TestCaseError::fail(e.to_string()))? > 0 {}
             chunker.finish(&mut out);
             prop_assert_eq!(pushed, out.iter().map(Bytes::len).collect::<Vec<_>>());
@@ -176,7 +223,7 @@ mod tests {
         #[test]
         fn an_insertion_changes_few_chunks(at in 0usize..12_000_000, byte in any::<u8>()) {
             let mut data = noise(12 << 20);
-            let cut = |d: &[u8]| { let (mut c, mut o) = (Chunker::new(Chunking::Stream), Vec::new()); c.push(d, &mut o); c.finish(&mut o); o };
+            let cut = |d: &[u8]| { let (mut c, mut o) = (Chunker::new(Chunking::Stream, Blocks::default()), Vec::new()); c.push(d, &mut o); c.finish(&mut o); o };
             let before: std::collections::HashSet<Bytes> = cut(&data).into_iter().collect();
             data.insert(at, byte);
             let changed = cut(&data).into_iter().filter(|c| !before.contains(c)).count();

@@ -31,6 +31,7 @@ mod writer;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
@@ -49,7 +50,7 @@ pub use reader::{FileReader, Reader, Want};
 pub use snapshot::{Snapshot, SnapshotFile, SnapshotSummary};
 pub use survey::{Finding, Findings};
 pub use tree::{decode_tree, encode_tree, visit_tree};
-pub use writer::{Done, FileContent, FileWriter, Lane, Saved, Writer, WriterOptions, WriterStats};
+pub use writer::{Done, FileContent, FileWriter, Lane, PendingFile, Saved, Writer, WriterOptions, WriterStats};
 
 use crate::crypto::{MasterKey, ObjectSeal};
 use crate::error::{Context, Error, Kind, Result};
@@ -87,6 +88,8 @@ struct Inner {
     clock: Arc<dyn Clock>,
     cache: Option<cache::Cache>,
     runtime: Handle,
+    /// Whether a run of this process may have left packs that no index names.
+    orphans: Arc<AtomicBool>,
 }
 
 impl Repository {
@@ -173,15 +176,17 @@ impl Repository {
 
     fn assemble(store: Arc<dyn Store>, key: MasterKey, key_id: Id, config: ConfigFile, env: &RepoEnv) -> Self {
         let cache = env.cache_dir.as_deref().and_then(|dir| cache::Cache::open(dir, &config.id));
-        Self(Arc::new(Inner { store, key, key_id, config, clock: env.clock.clone(), cache, runtime: Handle::current() }))
+        let (clock, runtime, orphans) = (env.clock.clone(), Handle::current(), Arc::default());
+        Self(Arc::new(Inner { store, key, key_id, config, clock, cache, runtime, orphans }))
     }
 
     /// The same repository, reached through another view of its store: one that counts, or limits.
     #[must_use]
     pub fn with_store(&self, store: Arc<dyn Store>) -> Self {
-        let Inner { key, key_id, config, clock, cache, runtime, .. } = self.0.as_ref();
+        let Inner { key, key_id, config, clock, cache, runtime, orphans, .. } = self.0.as_ref();
         let (key, config, clock, cache) = (key.clone(), config.clone(), clock.clone(), cache.clone());
-        Self(Arc::new(Inner { store, key, key_id: *key_id, config, clock, cache, runtime: runtime.clone() }))
+        let (runtime, orphans) = (runtime.clone(), orphans.clone());
+        Self(Arc::new(Inner { store, key, key_id: *key_id, config, clock, cache, runtime, orphans }))
     }
 
     /// The repository's random id.
@@ -220,6 +225,20 @@ impl Repository {
     #[must_use]
     pub fn clock(&self) -> &Arc<dyn Clock> {
         &self.0.clock
+    }
+
+    /// Whether a run of this process ended without an index of everything it uploaded: [`adopt_orphans`] finds that.
+    #[must_use]
+    pub fn may_have_orphans(&self) -> bool {
+        self.0.orphans.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn note_orphans(&self) {
+        self.0.orphans.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn forget_orphans(&self) {
+        self.0.orphans.store(false, Ordering::Relaxed);
     }
 
     pub(crate) fn key(&self) -> &MasterKey {

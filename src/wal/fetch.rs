@@ -141,7 +141,8 @@ impl Folder {
             blocking(move || out.write_all(text.as_bytes()).context(|| "write the history")).await?;
             return Ok(Fetched::Delivered { bytes });
         }
-        if let Some(latest) = identity.latest().filter(|latest| *latest > timeline) {
+        // The first timeline has no history file.
+        if let Some(latest) = identity.latest().filter(|latest| *latest > timeline && timeline.0 > 1) {
             return Err(Error::new(
                 Kind::Failed,
                 format!("{} is missing, and there is a later timeline: {latest}", timeline.history_name()),

@@ -15,7 +15,7 @@
 //!   `Repository::object_seal`, [`Archive::folder`] with the server's [`SystemId`] ([`SegmentHeader`] tells it from any segment), one
 //!   [`Pusher`] for the life of the process: [`Pusher::push`] answers for one file and pushes ahead what `archive_status` says is
 //!   ready. `wal adopt` is [`Archive::adopt`] and [`Folder::register`]; `wal status` is [`Folder::survey`] and [`Folder::identity`].
-//! - **Streaming** (`wal receive`): [`Folder::register`] with the history that the server sent, before the first byte of a
+//! - **Streaming** (`wal receive`): a [`Receiver`] does all of it. Underneath, [`Folder::register`] with the history that the server sent, before the first byte of a
 //!   timeline; [`Folder::tip_end`] tells where to go on; [`Folder::push_tip`] while a segment grows, [`Folder::push`] when it is whole. What
 //!   these returned for may be confirmed to the server. [`Folder::record_gap`] for what the server had already removed.
 //! - **Recovery** (`wal fetch`): [`Folder::fetch`], or [`Prefetcher::fetch`] in front of it. `Delivered` and `Unfinished` are exit 0,
@@ -36,6 +36,7 @@ mod object;
 mod prefetch;
 mod push;
 mod ready;
+mod receive;
 mod tip;
 
 pub use archive::{Admitted, Archive};
@@ -50,3 +51,4 @@ pub use object::Source;
 pub use prefetch::{PrefetchOptions, Prefetcher};
 pub use push::Pushed;
 pub use ready::{PushOptions, PushedFile, Pusher, ready_files};
+pub use receive::{Progress, ReadSettings, ReceiveEvent, ReceiveOptions, Receiver, Watcher};

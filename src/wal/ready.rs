@@ -19,7 +19,7 @@ use super::folder::Folder;
 use super::object::{PART, blocking};
 use super::push::Pushed;
 use crate::error::{Context, Result};
-use crate::model::{SegmentSize, WalFile};
+use crate::model::{SegmentName, SegmentSize, TimelineHistory, WalFile};
 
 /// How much goes up at once.
 #[derive(Debug, Clone, Copy)]
@@ -70,6 +70,16 @@ pub fn ready_files(pg_wal: &Path) -> Result<Vec<WalFile>> {
     Ok(found.into_iter().map(|(_, file)| file).collect())
 }
 
+/// The segments that lie in a directory, finished or not. Blocks.
+fn segments_in(dir: &Path) -> Result<Vec<SegmentName>> {
+    let doing = || format!("read {}", dir.display());
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(dir).context(doing)? {
+        found.extend(entry.context(doing)?.file_name().to_str().and_then(|n| n.parse::<SegmentName>().ok()));
+    }
+    Ok(found)
+}
+
 impl Folder {
     /// Stores everything that is ready, several files at once, and tells about each in order. After the first failure nothing
     /// that comes later is told, though some of it may be stored. Nothing is marked as done: that is for the server.
@@ -95,6 +105,37 @@ impl Folder {
         }
         drop(pushes);
         self.flush().await;
+        Ok(done)
+    }
+
+    /// Stores what a failover left behind: whole segments of older timelines that lie in `pg_wal` of the new primary, which its
+    /// server never archives because it received them as a standby. `history` is that of its own timeline. Tells about each that was
+    /// not there yet, in order; after the first failure nothing that comes later. One request for each candidate that is there.
+    ///
+    /// # Errors
+    /// When `pg_wal` or the store cannot be read.
+    pub async fn backfill(&self, pg_wal: &Path, history: &TimelineHistory) -> Result<Vec<PushedFile>> {
+        let dir = pg_wal.to_path_buf();
+        let mut names = blocking(move || segments_in(&dir)).await?;
+        let size = self.known_identity().await?.segment_size;
+        names.retain(|name| {
+            let left = history.ancestors.iter().find(|a| a.timeline == name.timeline);
+            left.is_some_and(|a| name.end(size) <= a.switch)
+        });
+        names.sort_unstable();
+        let mut done = Vec::new();
+        for name in names {
+            if self.has(name).await? {
+                continue;
+            }
+            let file = WalFile::Segment(name);
+            let result = self.push_path(&file, &pg_wal.join(name.to_string())).await;
+            let failed = result.is_err();
+            done.push(PushedFile { file, result });
+            if failed {
+                break;
+            }
+        }
         Ok(done)
     }
 
@@ -178,6 +219,18 @@ impl Pusher {
             None => {}
         }
         self.folder.push(file, source_again).await
+    }
+
+    /// Sends a file that the server will ask for next, as far as there is room. Failures show when it is asked for.
+    pub fn offer(&self, file: WalFile, source: File) {
+        let name = file.to_string();
+        let Ok(mark) = mark(&source) else { return };
+        let mut ahead = self.ahead.lock();
+        if ahead.files.len() >= self.options.ahead || ahead.files.contains_key(&name) {
+            return;
+        }
+        let slot = self.spawn(&mut ahead, file, Origin::Open(source));
+        ahead.files.insert(name, (mark, slot));
     }
 
     /// Starts what is ready behind `asked`, as far as there is room.

@@ -119,6 +119,17 @@ impl Folder {
         Ok((out, end))
     }
 
+    /// What tips hold of a segment from its beginning on, whoever sent them. They are removed, too, once this process stores
+    /// the segment.
+    pub(super) async fn tip_content(&self, segment: SegmentName) -> Result<Content> {
+        let tips = self.list_tips(segment).await?;
+        if !tips.is_empty() {
+            self.tips_sent().lock().await.entry(segment).or_default().extend(&tips);
+        }
+        let (hasher, length) = self.assemble(segment, tips, u64::MAX, blake3::Hasher::new()).await?;
+        Ok(Content { length, blake3: *hasher.finalize().as_bytes() })
+    }
+
     async fn list_tips(&self, segment: SegmentName) -> Result<Vec<u64>> {
         use futures::TryStreamExt;
         let prefix = self.names().tips(segment);

@@ -144,17 +144,18 @@ async fn run_locked(
         .map_err(|e| Error::new(Kind::Bug, "a backup thread ended abnormally").because(e))?
 }
 
-/// The index, with what a killed run uploaded and did not live to describe.
+/// The index, with what a run uploaded and did not live to describe, or was not able to.
 async fn load_index(repo: &Repository, lock: &RepoLock) -> Result<Arc<Index>> {
     let index = repo.load_index().await?;
+    let orphans = lock.follows_a_killed_run() || repo.may_have_orphans();
     // With other locks there may be other writers, whose packs are none of our business.
-    if !lock.follows_a_killed_run() || repo.load_locks().await?.len() > 1 {
+    if !orphans || repo.load_locks().await?.len() > 1 {
         return Ok(index);
     }
     match adopt_orphans(repo, &index, lock).await? {
         0 => Ok(index),
         packs => {
-            tracing::info!(packs, "a killed run left packs that are now used");
+            tracing::info!(packs, "a broken run left packs that are now used");
             repo.load_index().await
         }
     }
@@ -202,20 +203,17 @@ impl Run {
                 self.streams(&mut crate::source::command::Command::new(settings.clone(), self.clock.clone()), &[&path], &writer)
             }
         };
-        let stored = stored.and_then(|stored| {
+        let done = stored.and_then(|stored| {
             self.cancel.check()?;
-            Ok(stored)
+            self.commit(&writer, stored)
         });
-        match stored {
-            Ok(stored) => self.commit(&writer, stored),
-            Err(e) => {
-                // What was uploaded is indexed, so that the next run need not do it again.
-                if let Err(flush) = writer.flush() {
-                    tracing::debug!("nothing kept of the failed run: {}", flush.chain());
-                }
-                Err(e)
-            }
+        // However late the run failed, what was uploaded is indexed, so that the next one need not do it again.
+        if done.is_err()
+            && let Err(flush) = writer.flush()
+        {
+            tracing::debug!("the failed run is not kept, or only in part: {}", flush.chain());
         }
+        done
     }
 
     fn streams(&self, source: &mut dyn Streams, paths: &[&str], writer: &Writer) -> Result<Stored> {
@@ -322,7 +320,7 @@ impl Run {
         Some(archive::Parent { reader, tree, scanned })
     }
 
-    fn commit(self, writer: &Writer, mut stored: Stored) -> Result<Report> {
+    fn commit(&self, writer: &Writer, mut stored: Stored) -> Result<Report> {
         let ended = self.clock.now();
         let complete = stored.missing.is_empty();
         let roots = self.add_manifest(writer, &mut stored, ended)?;

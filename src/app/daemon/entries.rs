@@ -6,7 +6,7 @@ use async_trait::async_trait;
 
 use super::scheduler::{Entry, Limits};
 use super::turn::{DRILL, Ended, Loaded, Task};
-use crate::app::{Context, check_commands, drill, heartbeat, job};
+use crate::app::{Context, check_commands, drill, heartbeat, job, wal};
 use crate::config::Settings;
 use crate::config::settings::{Http, Job};
 use crate::error::Result;
@@ -44,11 +44,12 @@ impl Builder {
         for job in ctx.settings().tenants.values().flat_map(|t| t.jobs.values()) {
             entries.extend(self.drill(&ctx, job)?);
         }
-        if entries.is_empty() {
+        let services = wal::daemon::Services::of(&ctx, &self.metrics)?;
+        if entries.is_empty() && services.is_empty() {
             tracing::warn!("the configuration has no jobs");
         }
         let heartbeats = heartbeat::of(&ctx);
-        Ok(Loaded { entries, limits, heartbeats })
+        Ok(Loaded { entries, limits, services, heartbeats })
     }
 
     fn entry(&self, ctx: &Context, job: &Job, memory: u64) -> Result<Entry<Arc<dyn Task>>> {

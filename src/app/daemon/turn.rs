@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use tracing::Instrument;
 
 use super::scheduler::{Due, Entry, Limits, Scheduler, Settled};
-use crate::app::heartbeat;
+use crate::app::{heartbeat, wal};
 use crate::config::settings::{Heartbeat, Job};
 use crate::error::{Error, Kind, Result};
 use crate::http::{Health, JobMetrics, Metrics};
@@ -61,6 +61,8 @@ pub(super) struct Loaded {
     pub(super) limits: Limits,
     /// Rows with the time to be written, by whom.
     pub(super) heartbeats: Vec<(Job, Heartbeat)>,
+    /// What runs all the time beside the scheduled jobs: started when this is put in force, ended when the next one is.
+    pub(super) services: wal::daemon::Services,
 }
 
 /// What the loop is told from outside.
@@ -95,6 +97,7 @@ pub(super) struct Turn {
     asked_count: u64,
     /// What the configuration in force writes besides, and what ends that.
     beats: (JoinSet<()>, Cancel),
+    services: wal::daemon::Running,
 }
 
 impl Turn {
@@ -111,6 +114,7 @@ impl Turn {
             asked: BTreeMap::new(),
             asked_count: 0,
             beats: (JoinSet::new(), Cancel::new()),
+            services: wal::daemon::Running::default(),
         }
     }
 
@@ -155,6 +159,7 @@ impl Turn {
         let names: Vec<String> = loaded.entries.iter().map(|e| e.name.clone()).collect();
         let tasks: Vec<(String, Arc<dyn Task>)> = loaded.entries.iter().map(|e| (e.name.clone(), e.task.clone())).collect();
         let (new, gone) = self.scheduler.replace(loaded.entries, loaded.limits, now);
+        self.services.replace(loaded.services);
         self.metrics.jobs(names.iter().filter(|n| !n.ends_with(DRILL)).count());
         self.metrics.reloaded(now);
         for name in &gone {
@@ -275,11 +280,15 @@ impl Turn {
         self.health.draining();
         self.runs.cancel();
         self.lookups.abort_all();
+        let services = self.services.end();
         let running = self.tasks.len();
         if running > 0 {
             tracing::info!("stopping: {running} running jobs have {} s to end", grace.as_secs());
         }
-        let all = async { while self.tasks.join_next().await.is_some() {} };
+        let all = async {
+            while self.tasks.join_next().await.is_some() {}
+            services.await;
+        };
         if tokio::time::timeout(grace, all).await.is_err() {
             let left = self.tasks.len();
             return Err(Error::new(Kind::Cancelled, format!("{left} jobs did not end within {} s and were cut off", grace.as_secs()))

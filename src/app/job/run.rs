@@ -264,7 +264,7 @@ async fn retain_locked(ctx: &Context, job: &Job, options: &Options, repo: &Repos
     let applied = async {
         let snapshots = repo.load_snapshots().await?;
         let applied = retention::apply(ctx, repo, &Rules::of(job), &snapshots, Some(&lock), retention::Options::default()).await?;
-        Ok((applied, expire_wal(ctx, job, repo).await?))
+        Ok::<_, Error>((applied, expire_wal(ctx, job, repo).await?))
     }
     .await;
     let released = lock.release().await;

@@ -48,7 +48,7 @@ pub struct BaseBackupOptions {
     pub wait: bool,
     /// Put `tablespace_map` into the main archive in place of links in `pg_tblspc`.
     pub tablespace_map: bool,
-    /// Let the server verify page checksums and fail at the end if some are wrong ([`super::Refusal::BadChecksums`]).
+    /// Let the server verify page checksums ([`BackupStream::bad_checksums`]).
     pub verify_checksums: bool,
     /// PostgreSQL's own manifest.
     pub manifest: Option<ManifestChecksums>,
@@ -130,7 +130,7 @@ pub enum BackupEvent {
     Archive(Option<u32>),
     /// The next bytes of the tar archive: about 32 KiB, without regard to where members begin.
     Data(Bytes),
-    /// Bytes of this archive that were sent so far, every now and then. Only from PostgreSQL 15 on.
+    /// Bytes of the whole backup that the server has read so far, every now and then. Only from PostgreSQL 15 on.
     Progress(u64),
     /// The next bytes of PostgreSQL's manifest, which comes last.
     Manifest(Bytes),
@@ -148,6 +148,7 @@ pub struct BackupStream<'a> {
     /// What plain copied data is at the moment.
     manifest: bool,
     done: Option<Position>,
+    bad_checksums: bool,
 }
 
 impl Replication {
@@ -163,10 +164,10 @@ impl Replication {
         let second = self.result_set().await.context(doing)?;
         let start = position(&first)?;
         let tablespaces = (0..second.0.len()).map(|i| tablespace(&second, i)).collect::<Result<_>>()?;
-        Ok(BackupStream { session: self, start, tablespaces, copies: 0, manifest: false, done: None })
+        Ok(BackupStream { session: self, start, tablespaces, copies: 0, manifest: false, done: None, bad_checksums: false })
     }
 
-    /// One of several answers to the same command.
+    /// One of several answers to the same command. Its description may have been received already.
     async fn result_set(&mut self) -> Result<Rows> {
         let mut rows = Rows::default();
         loop {
@@ -199,8 +200,7 @@ impl BackupStream<'_> {
     /// makes a backup.
     ///
     /// # Errors
-    /// The server's, with [`super::Refusal::BadChecksums`] and [`super::Refusal::WalRemoved`]; [`Kind::Unavailable`] if the connection is
-    /// lost.
+    /// The server's, with [`super::Refusal::WalRemoved`]; [`Kind::Unavailable`] if the connection is lost.
     pub async fn next(&mut self) -> Result<BackupEvent> {
         if let Some(end) = self.done {
             return Ok(BackupEvent::End(end));
@@ -262,10 +262,22 @@ impl BackupStream<'_> {
         if self.manifest { BackupEvent::Manifest(bytes) } else { BackupEvent::Data(bytes) }
     }
 
-    /// The last rows: where the backup is consistent.
+    /// Whether the server, asked to verify page checksums, found wrong ones. Known at the end; which pages they are is in the
+    /// server's log.
+    #[must_use]
+    pub fn bad_checksums(&self) -> bool {
+        self.bad_checksums
+    }
+
+    /// The last rows: where the backup is consistent. What the server thinks of the pages it sent comes as an error after them.
     async fn finish(&mut self) -> Result<BackupEvent> {
-        let rows = self.session.rows().await.context(|| "end a base backup")?;
+        let doing = || "end a base backup";
+        let rows = self.session.result_set().await.context(doing)?;
         let end = position(&rows)?;
+        match self.session.rows().await {
+            Err(e) if super::Refusal::of(&e) == Some(super::Refusal::BadChecksums) => self.bad_checksums = true,
+            other => drop(other.context(doing)?),
+        }
         self.done = Some(end);
         Ok(BackupEvent::End(end))
     }

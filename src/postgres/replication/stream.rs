@@ -47,7 +47,8 @@ pub struct EndOfTimeline {
     pub switch: Lsn,
 }
 
-/// A running stream. Call [`PhysicalStream::next`] all the time, for it also notices silence.
+/// A running stream. Call [`PhysicalStream::next`] all the time, for it also notices silence (else see
+/// [`PhysicalStream::did_not_listen`]).
 #[derive(Debug)]
 pub struct PhysicalStream<'a> {
     session: &'a mut Replication,
@@ -57,8 +58,8 @@ pub struct PhysicalStream<'a> {
     confirmed: (Lsn, Lsn, Lsn),
     heard: Instant,
     asked: bool,
-    /// The server's clock when it was last heard, in microseconds since 2000.
-    server_clock: i64,
+    /// The server's clock in microseconds since 2000, and when it showed that.
+    server_clock: (i64, Instant),
 }
 
 impl Replication {
@@ -81,7 +82,7 @@ impl Replication {
             confirmed: (nothing, nothing, nothing),
             heard: Instant::now(),
             asked: false,
-            server_clock: 0,
+            server_clock: (0, Instant::now()),
         })
     }
 
@@ -162,12 +163,19 @@ impl PhysicalStream<'_> {
         body.put_u64(flush.0);
         body.put_u64(apply.0);
         // By the server's own clock: it shows the age of this message to people.
-        let since = i64::try_from(self.heard.elapsed().as_micros()).unwrap_or(0);
-        body.put_i64(self.server_clock.saturating_add(since));
+        let since = i64::try_from(self.server_clock.1.elapsed().as_micros()).unwrap_or(0);
+        body.put_i64(self.server_clock.0.saturating_add(since));
         body.put_u8(u8::from(reply));
         let message = CopyData::new(body.freeze()).map_err(|e| Error::new(Kind::Bug, "a status cannot be sent").because(e))?;
         message.write(&mut self.session.wire.output);
         self.session.wire.flush().await
+    }
+
+    /// Says that nobody called [`PhysicalStream::next`] for a while on purpose: the silence is ours, not the server's. Send a
+    /// status now and then meanwhile, or the server ends the connection after its `wal_sender_timeout`.
+    pub fn did_not_listen(&mut self) {
+        self.heard = Instant::now();
+        self.asked = false;
     }
 
     /// Ends the stream before the timeline ends. What is still on its way is dropped. The connection can be used again.
@@ -202,7 +210,7 @@ impl PhysicalStream<'_> {
             b'w' => {
                 let start = Lsn(body.try_get_u64().map_err(|_| cut())?);
                 let server_end = Lsn(body.try_get_u64().map_err(|_| cut())?);
-                self.server_clock = body.try_get_i64().map_err(|_| cut())?;
+                self.server_clock = (body.try_get_i64().map_err(|_| cut())?, self.heard);
                 if start != self.expected {
                     return Err(Error::new(
                         Kind::Failed,
@@ -214,7 +222,7 @@ impl PhysicalStream<'_> {
             }
             b'k' => {
                 let server_end = Lsn(body.try_get_u64().map_err(|_| cut())?);
-                self.server_clock = body.try_get_i64().map_err(|_| cut())?;
+                self.server_clock = (body.try_get_i64().map_err(|_| cut())?, self.heard);
                 Ok(WalEvent::Keepalive { server_end, reply_now: body.try_get_u8().map_err(|_| cut())? != 0 })
             }
             other => Err(unexpected(other, "is not known in a stream of WAL")),

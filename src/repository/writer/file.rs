@@ -10,7 +10,7 @@ use parking_lot::{Condvar, Mutex};
 use super::{Done, Writer};
 use crate::error::{Context, Error, Kind, Result};
 use crate::model::Id;
-use crate::repository::chunk::{Chunker, Chunking};
+use crate::repository::chunk::{Blocks, Chunker, Chunking};
 use crate::repository::index::BlobType;
 
 /// A file's blobs.
@@ -34,6 +34,42 @@ pub struct FileWriter {
     slots: Arc<Slots>,
 }
 
+/// A file whose last blobs are on their way.
+pub struct PendingFile {
+    writer: Writer,
+    blobs: usize,
+    size: u64,
+    slots: Arc<Slots>,
+}
+
+impl PendingFile {
+    /// Its length in bytes.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Waits until every blob is named and tells them.
+    ///
+    /// # Errors
+    /// The run's first failure.
+    pub fn wait(self) -> Result<FileContent> {
+        let mut state = self.slots.state.lock();
+        while state.done < self.blobs && !state.failed {
+            // Woken by the last blob; the limit is for a lane that was lost with our blob.
+            let lost =
+                self.slots.changed.wait_for(&mut state, Duration::from_secs(1)).timed_out() && self.writer.check().is_err();
+            state.failed |= lost;
+        }
+        if state.failed {
+            drop(state);
+            self.writer.check()?;
+            return Err(Error::new(Kind::Bug, "a file was not stored"));
+        }
+        Ok(FileContent { size: self.size, content: std::mem::take(&mut state.content), stored: state.stored })
+    }
+}
+
 #[derive(Default)]
 struct Slots {
     state: Mutex<State>,
@@ -50,7 +86,8 @@ struct State {
 
 impl FileWriter {
     pub(super) fn new(writer: Writer, chunking: Chunking) -> Self {
-        Self { writer, chunker: Chunker::new(chunking), cut: Vec::new(), blobs: 0, size: 0, slots: Arc::default() }
+        let chunker = Chunker::new(chunking, writer.shared.blocks.clone());
+        Self { writer, chunker, cut: Vec::new(), blobs: 0, size: 0, slots: Arc::default() }
     }
 
     /// Takes everything `reader` has, without a copy between. Returns its length.
@@ -69,27 +106,33 @@ impl FileWriter {
         }
     }
 
+    /// Takes one whole blob as it is, for callers that know where to cut. A file is either written so or otherwise.
+    ///
+    /// # Errors
+    /// The run's first failure.
+    pub fn push_blob(&mut self, blob: Bytes) -> Result<()> {
+        self.size += blob.len() as u64;
+        self.cut.push(blob);
+        self.hand_in().context(|| "store a file")
+    }
+
     /// Waits until every blob is named and tells them.
     ///
     /// # Errors
     /// The run's first failure.
-    pub fn finish(mut self) -> Result<FileContent> {
-        let chunker = std::mem::replace(&mut self.chunker, Chunker::new(Chunking::Content));
+    pub fn finish(self) -> Result<FileContent> {
+        self.end()?.wait()
+    }
+
+    /// Hands in the rest without waiting, so that the next file can be begun.
+    ///
+    /// # Errors
+    /// The run's first failure.
+    pub fn end(mut self) -> Result<PendingFile> {
+        let chunker = std::mem::replace(&mut self.chunker, Chunker::new(Chunking::Content, Blocks::default()));
         chunker.finish(&mut self.cut);
         self.hand_in().context(|| "store a file")?;
-        let mut state = self.slots.state.lock();
-        while state.done < self.blobs && !state.failed {
-            // Woken by the last blob; the limit is for a lane that was lost with our blob.
-            let lost =
-                self.slots.changed.wait_for(&mut state, Duration::from_secs(1)).timed_out() && self.writer.check().is_err();
-            state.failed |= lost;
-        }
-        if state.failed {
-            drop(state);
-            self.writer.check()?;
-            return Err(Error::new(Kind::Bug, "a file was not stored"));
-        }
-        Ok(FileContent { size: self.size, content: std::mem::take(&mut state.content), stored: state.stored })
+        Ok(PendingFile { writer: self.writer, blobs: self.blobs, size: self.size, slots: self.slots })
     }
 
     fn hand_in(&mut self) -> io::Result<()> {

@@ -29,7 +29,7 @@ impl Lane {
     /// Until the last writer is gone.
     pub(super) fn run(mut self, jobs: &Receiver<Job>) {
         // A batch may hold this lane's share of the queue, so that the other lanes are not left without work.
-        let share = (self.shared.gate.limit() as usize / (2 * self.shared.options.lanes)).max(1);
+        let share = (3 * self.shared.gate.limit() as usize / (4 * self.shared.options.lanes)).max(1);
         let mut batch = Vec::with_capacity(LANES);
         while let Ok(first) = jobs.recv() {
             let mut bytes = first.data.len();

@@ -23,7 +23,7 @@ use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender};
 use parking_lot::Mutex;
 
-use super::chunk::Chunking;
+use super::chunk::{Blocks, Chunking};
 use super::gate::Gate;
 use super::index::{BlobType, Index};
 use super::lock::RepoLock;
@@ -32,7 +32,7 @@ use super::{Repository, tree};
 use crate::error::{Error, Kind, Result};
 use crate::model::{Id, Node};
 
-pub use file::{FileContent, FileWriter};
+pub use file::{FileContent, FileWriter, PendingFile};
 pub use lane::Lane;
 pub(super) use upload::write_index;
 
@@ -79,7 +79,7 @@ impl Default for WriterOptions {
 impl WriterOptions {
     /// Options whose buffers stay within `budget` bytes for the whole process.
     ///
-    /// Peak ≈ 25 MiB for the program + 48 B a known blob + 24 B a new one + (uploads + 2) packs + tree pack + queue +
+    /// Peak ≈ 25 MiB for the program + 48 B a known blob + 24 B a new one + (uploads + 1) packs + tree pack + queue +
     /// per lane 4 × the largest blob (2 MiB) + per walker one block (4 MiB): about 110 MiB on two processors, whatever
     /// the input. A budget of 512 MiB and more buys larger packs, and so fewer requests, and more uploads at a time.
     #[must_use]
@@ -168,6 +168,7 @@ pub(crate) struct Shared {
     options: WriterOptions,
     fresh: [Fresh; 2],
     gate: Gate,
+    blocks: Blocks,
     packer: upload::Packer,
     failed: AtomicBool,
     failure: Mutex<Option<Error>>,
@@ -236,6 +237,7 @@ impl Writer {
             index,
             fresh: [Fresh::new(), Fresh::new()],
             gate: Gate::new(options.queue_bytes),
+            blocks: Blocks::default(),
             failed: AtomicBool::new(false),
             failure: Mutex::new(None),
             stats: WriterStats::default(),

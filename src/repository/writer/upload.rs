@@ -18,6 +18,8 @@ use crate::store::{Key, Payload, PutMode};
 
 /// A header of a stock client's limit holds 409,199 blobs; ours stay far below, for quick rebuilds of an index.
 const PACK_BLOBS: usize = 20_000;
+/// What a pack's memory has beyond its limit, for the header: enough for 6,000 blobs.
+const HEADER_ROOM: usize = 256 << 10;
 
 pub(super) struct Packer {
     open: [Mutex<PackBuilder>; 2],
@@ -49,6 +51,12 @@ impl Pending {
     fn take(&mut self) -> IndexFile {
         IndexFile { packs: std::mem::replace(self, Self::new()).packs }
     }
+
+    /// Takes back what could not be written, or may not have been: the end of the run tries again, so that the next one
+    /// finds what was uploaded. Described twice, a pack is as good.
+    fn put_back(&mut self, file: IndexFile) {
+        self.packs.extend(file.packs);
+    }
 }
 
 impl Packer {
@@ -73,24 +81,29 @@ impl Packer {
             BlobType::Data => (data, shared.options.pack_size),
             BlobType::Tree => (tree, shared.options.tree_pack_size),
         };
-        let full = {
-            let mut pack = open.lock();
+        let mut pack = open.lock();
+        let full = pack.len() + blob.bytes.len() > limit || pack.count() >= PACK_BLOBS;
+        if full && !pack.is_empty() {
+            // Waited for inside the pack's lock: one pack is open and `uploads` are under way, and no lane holds another.
+            let permit = self.permit(shared)?;
+            let memory = self.spare.lock().pop().unwrap_or_else(|| Vec::with_capacity(limit + HEADER_ROOM));
+            let closed = std::mem::replace(&mut *pack, PackBuilder::new(kind, memory));
             pack.add(id, blob)?;
-            if pack.len() < limit && pack.count() < PACK_BLOBS {
-                return Ok(());
-            }
-            let memory = self.spare.lock().pop().unwrap_or_else(|| Vec::with_capacity(limit + (1 << 20)));
-            std::mem::replace(&mut *pack, PackBuilder::new(kind, memory))
-        };
-        self.upload(shared, full)
+            drop(pack);
+            return self.upload(shared, closed, permit);
+        }
+        pack.add(id, blob)
     }
 
-    fn upload(&self, shared: &Arc<Shared>, pack: PackBuilder) -> Result<()> {
+    /// The right to one upload, when one is free.
+    fn permit(&self, shared: &Shared) -> Result<OwnedSemaphorePermit> {
+        let permit = shared.repo.runtime().block_on(self.uploads.clone().acquire_owned());
+        permit.map_err(|e| Error::new(Kind::Bug, "uploads were closed").because(e))
+    }
+
+    fn upload(&self, shared: &Arc<Shared>, pack: PackBuilder, permit: OwnedSemaphorePermit) -> Result<()> {
         let sealed = pack.finish(shared.repo.key())?;
         let runtime = shared.repo.runtime().clone();
-        let permit = runtime
-            .block_on(self.uploads.clone().acquire_owned())
-            .map_err(|e| Error::new(Kind::Bug, "uploads were closed").because(e))?;
         let (shared, spare, pending, lock) = (shared.clone(), self.spare.clone(), self.pending.clone(), self.lock.clone());
         runtime.spawn(async move {
             let id = sealed.index.id;
@@ -115,25 +128,30 @@ impl Packer {
                     if let Some(due) = due
                         && let Err(e) = write_index(&shared.repo, lock.as_ref(), due.clone()).await
                     {
-                        // The run has failed; its end tries again, so that the next one finds what was uploaded.
-                        pending.lock().packs.extend(due.packs);
+                        pending.lock().put_back(due);
                         shared.fail(e);
                     }
                 }
-                Err(e) => shared.fail(e),
+                Err(e) => {
+                    // It may be there all the same.
+                    shared.repo.note_orphans();
+                    shared.fail(e);
+                }
             }
             drop::<OwnedSemaphorePermit>(permit);
         });
         Ok(())
     }
 
-    /// Uploads what is open, waits for every upload, writes the index of what was acknowledged.
+    /// Uploads what is open, waits for every upload, writes the index of what was acknowledged. After a failure it may be
+    /// called again, which tries again what is left.
     pub(super) fn finish(&self, shared: &Arc<Shared>) -> Result<()> {
         if !shared.has_failed() {
             for (open, kind) in self.open.iter().zip([BlobType::Data, BlobType::Tree]) {
                 let pack = std::mem::replace(&mut *open.lock(), PackBuilder::new(kind, Vec::new()));
                 if !pack.is_empty() {
-                    self.upload(shared, pack)?;
+                    let permit = self.permit(shared)?;
+                    self.upload(shared, pack, permit)?;
                 }
             }
         }
@@ -141,7 +159,14 @@ impl Packer {
         runtime.block_on(async {
             let all = self.uploads.acquire_many(self.uploads_max).await;
             let file = self.pending.lock().take();
-            let written = if file.packs.is_empty() { Ok(()) } else { write_index(&shared.repo, self.lock.as_ref(), file).await };
+            let written = match file.packs.is_empty() {
+                true => Ok(()),
+                false => write_index(&shared.repo, self.lock.as_ref(), file.clone()).await,
+            };
+            if written.is_err() {
+                self.pending.lock().put_back(file);
+                shared.repo.note_orphans();
+            }
             drop(all);
             written
         })

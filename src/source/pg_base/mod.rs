@@ -13,8 +13,10 @@ mod directory;
 mod file;
 mod label;
 mod manifest;
+mod pages;
 mod rules;
 mod server;
+mod tar;
 mod wal;
 
 use std::path::PathBuf;
@@ -27,8 +29,10 @@ pub use directory::{DataDirectory, Dir, Entry, EntryKind, Listing};
 pub use file::{Content, FileReader, READ_BYTES};
 pub use label::Label;
 pub use manifest::{Digest, FILE as MANIFEST_FILE, ManifestFile, ManifestWriter};
-pub use rules::{FileClass, LABEL_FILE, TABLESPACE_MAP_FILE};
+pub use pages::PageScan;
+pub use rules::{FileClass, LABEL_FILE, TABLESPACE_MAP_FILE, member_class};
 pub use server::{Facts, Server, Start, Stop};
+pub use tar::{Member, TarEvent, TarReader};
 pub use wal::{Follower, WalSegment, WalSink};
 
 /// What to back up, from where, how.

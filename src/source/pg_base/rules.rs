@@ -105,6 +105,18 @@ pub(super) fn class(area: Area, name: &[u8]) -> FileClass {
     }
 }
 
+/// The class of a file that a server sent, by its path in the data directory; `None` for what is left out. The server leaves out most
+/// of it by itself; the two ways to a backup must not differ in the rest.
+#[must_use]
+pub fn member_class(path: &[u8], is_dir: bool) -> Option<FileClass> {
+    let (above, name) = match path.iter().rposition(|b| *b == b'/') {
+        Some(at) => (path.get(..at).unwrap_or_default(), path.get(at + 1..).unwrap_or_default()),
+        None => (&[][..], path),
+    };
+    let area = area(above);
+    (keep(area, name, is_dir) != Keep::No).then(|| class(area, name))
+}
+
 /// A relation's file name: `<number>[_fork][.segment]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Relation {

@@ -198,8 +198,21 @@ impl Server {
         Ok(stop)
     }
 
+    /// A name for a temporary replication slot of this backup. Such a slot is gone with its session, so the number of ours is enough
+    /// to tell it from others.
+    ///
+    /// # Errors
+    /// The server's.
+    pub fn slot_name(&self) -> Result<String> {
+        let pid: i32 = get(&self.session.one("SELECT pg_catalog.pg_backend_pid()", &[])?, 0)?;
+        Ok(format!("strongroom_base_{pid}"))
+    }
+
     /// Its clock.
-    fn now(&self) -> Result<Time> {
+    ///
+    /// # Errors
+    /// The server's.
+    pub fn now(&self) -> Result<Time> {
         let sql = "SELECT (extract(epoch FROM pg_catalog.clock_timestamp()) * 1000000)::int8";
         let micros: i64 = get(&self.session.one(sql, &[])?, 0)?;
         let nanos = u32::try_from(micros.rem_euclid(1_000_000)).unwrap_or_default().saturating_mul(1000);

@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 
 use super::DataDirectory;
-use super::server::{Facts, Start};
+use super::server::{Facts, Server, Start};
 use crate::error::{Context, Error, Kind, Result};
 use crate::model::{Lsn, SegmentName, Timeline};
-use crate::postgres::{ConnectionSettings, Session, get, wal_header};
+use crate::postgres::{Session, get, wal_header};
 use crate::runtime::Cancel;
 
 /// How often the server is asked how far it is, while files are read and once they are.
@@ -60,11 +60,9 @@ impl Follower {
     ///
     /// # Errors
     /// Those of connecting.
-    pub fn open(connection: &ConnectionSettings, cancel: &Cancel) -> Result<Self> {
-        let session = Session::open(connection, cancel).context(|| "open a second session, for WAL")?;
-        // Gone with the session, so the session's number is enough to tell it from others.
-        let pid: i32 = get(&session.one("SELECT pg_catalog.pg_backend_pid()", &[])?, 0)?;
-        let name = format!("strongroom_base_{pid}");
+    pub fn open(server: &Server, cancel: &Cancel) -> Result<Self> {
+        let session = Session::open(server.connection(), cancel).context(|| "open a second session, for WAL")?;
+        let name = server.slot_name()?;
         let sql = "SELECT pg_catalog.pg_create_physical_replication_slot($1, true, true)::text";
         let slot = match session.one(sql, &[&name]) {
             Ok(_) => Some(name),

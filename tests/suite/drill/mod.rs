@@ -1,5 +1,6 @@
 //! Drills with the real program: they prove what they say, fail when they must, and leave nothing behind.
 
+mod base;
 mod dump;
 mod files;
 

@@ -6,6 +6,7 @@ use std::process::Command;
 
 use super::{objects, on_repo, place};
 use crate::cli::{Ran, command, run};
+use crate::support::namespace::{Need, is_root_or_passed_as_root};
 use crate::support::tree::is_root;
 
 /// Runs the program as somebody without any right of root's.
@@ -73,20 +74,17 @@ fn a_restore_needs_no_right_to_write() {
 
 #[test]
 fn so_it_is_where_the_file_system_is_read_only() {
-    if !is_root() {
-        // Nobody else can mount one.
+    if !is_root_or_passed_as_root(module_path!(), "so_it_is_where_the_file_system_is_read_only", Need::Mounts) {
         return;
     }
     let dir = place();
     let d = dir.path();
     run(d, &on_repo(&["backup", "--command", "--", "echo", "word"])).ok();
     let repo = d.join("repo");
-    let mount = |args: &[&str]| Command::new("mount").args(args).arg(&repo).status().unwrap().success();
-    if !Command::new("mount").arg("--bind").args([&repo, &repo]).status().unwrap().success() {
-        // A container in which root may not mount.
-        return;
-    }
-    let read_only = mount(&["-o", "remount,bind,ro"]);
+    let bound = Command::new("mount").arg("--bind").args([&repo, &repo]).output().unwrap();
+    let said = String::from_utf8_lossy(&bound.stderr);
+    assert!(bound.status.success(), "root may not mount here, so a read-only file system cannot be tested: {said}");
+    let read_only = Command::new("mount").args(["-o", "remount,bind,ro"]).arg(&repo).status().unwrap().success();
     let restored = run(d, &on_repo(&["restore", "default/command", "--to", "-"]));
     let refused = run(d, &on_repo(&["backup", "--command", "--", "echo", "x"]));
     assert!(Command::new("umount").arg(&repo).status().unwrap().success());

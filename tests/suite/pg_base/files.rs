@@ -7,7 +7,7 @@ use super::*;
 use crate::support::postgres::MAJORS;
 
 /// Tables in a tablespace, large and small, unlogged, in a database with an odd name.
-fn fill(server: &Server, database: &str) {
+pub fn fill(server: &Server, database: &str) {
     let space = server.folder("fast disk ü");
     let quoted = space.to_str().unwrap();
     server.sql("postgres", &format!("CREATE TABLESPACE \"fast ü\" LOCATION '{quoted}'"));
@@ -28,9 +28,9 @@ fn fill(server: &Server, database: &str) {
     );
 }
 
-const CONTENT: &str = "SELECT md5(string_agg(b::text, ',' ORDER BY id)) FROM big b; SELECT md5(string_agg(w::text, ',' ORDER BY id)) FROM wide w;";
+pub const CONTENT: &str = "SELECT md5(string_agg(b::text, ',' ORDER BY id)) FROM big b; SELECT md5(string_agg(w::text, ',' ORDER BY id)) FROM wide w;";
 
-const ODD: &str = "odd \"name\" é 🐘";
+pub const ODD: &str = "odd \"name\" é 🐘";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_major_comes_back_from_stock_restic() {
@@ -67,25 +67,13 @@ async fn every_major_comes_back_from_stock_restic() {
             for absent in ["tablespace_map", "postmaster.pid", "postmaster.opts"] {
                 assert!(!data.join(absent).exists(), "{absent}");
             }
-            let verifying = Bin(major);
-            verifying.verify(&data);
+            verify(major, &data);
             let restored = start(major, &data);
             assert_eq!(restored.sql(ODD, CONTENT), expected, "PostgreSQL {major}");
             assert_eq!(restored.sql(ODD, "SELECT count(*) FROM cache; SELECT count(*) FROM cache2"), "0\n0");
             books_balance(&restored, ODD);
             check(&restored);
         }
-    }
-}
-
-/// The tools of a major without a server.
-struct Bin(u32);
-
-impl Bin {
-    #[track_caller]
-    fn verify(&self, data: &Path) {
-        let tool = crate::support::postgres::bin(self.0).join("pg_verifybackup");
-        succeeds(Command::new(tool).arg("--exit-on-error").arg(data));
     }
 }
 
@@ -99,21 +87,24 @@ async fn wal_segments_of_any_size_are_complete() {
         let store = tempfile::tempdir().unwrap();
         let repo = crate::backup::init(store.path()).await;
         // Slow enough for checkpoints to remove WAL that the backup needs, if nothing keeps it.
-        let settings = Settings { max_rate: 16 << 20, ..from_files(&server) };
-        let report = try_back_up(&repo, settings).await.unwrap();
-        whole(&report);
+        let slow = |settings| Settings { max_rate: 16 << 20, ..settings };
+        let files = try_back_up(&repo, slow(from_files(&server))).await.unwrap();
+        let stream = try_back_up(&repo, slow(from_stream(&server))).await.unwrap();
         drop((load, server));
+        for report in [files, stream] {
+        whole(&report);
         let place = tempfile::tempdir().unwrap();
-        restore(store.path(), "latest", place.path());
+        restore(store.path(), &report.snapshot.to_hex(), place.path());
         let data = place.path().join("data");
         let segments = std::fs::read_dir(data.join("pg_wal")).unwrap().map(|e| e.unwrap()).filter(|e| e.file_type().unwrap().is_file());
         let bytes: u64 = size.parse::<u64>().unwrap() << 20;
         let segments: Vec<u64> = segments.map(|e| e.metadata().unwrap().len()).collect();
         assert!(!segments.is_empty() && segments.iter().all(|s| *s == bytes), "{segments:?}");
-        Bin(major).verify(&data);
+        verify(major, &data);
         let restored = start(major, &data);
         books_balance(&restored, "app");
         check(&restored);
+        }
     }
 }
 

@@ -5,6 +5,7 @@ mod failures;
 mod files;
 mod pages;
 mod standby;
+mod stream;
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -25,6 +26,11 @@ use crate::support::postgres::Server;
 /// A job that reads the server's own data directory.
 pub fn from_files(server: &Server) -> Settings {
     Settings { data_directory: Some(server.data().into()), ..Settings::new(server.url("postgres", "")) }
+}
+
+/// A job for which the server sends its files.
+pub fn from_stream(server: &Server) -> Settings {
+    Settings::new(server.url("postgres", ""))
 }
 
 pub fn request(settings: Settings) -> Request {
@@ -66,8 +72,9 @@ pub fn manifest(restored: &Path) -> Value {
 
 /// PostgreSQL's own judgement of a restored data directory, before anything started on it.
 #[track_caller]
-pub fn verify(server: &Server, data: &Path) {
-    succeeds(Command::new(server.bin().join("pg_verifybackup")).arg("--exit-on-error").arg(data));
+pub fn verify(major: u32, data: &Path) {
+    let tool = crate::support::postgres::bin(major).join("pg_verifybackup");
+    succeeds(Command::new(tool).arg("--exit-on-error").arg(data));
 }
 
 /// Starts a server on a restored data directory. Directories in `pg_tblspc` are what stock tools leave there.

@@ -8,6 +8,7 @@ use strongroom::restore::directory::{Options, Progress};
 use strongroom::source::volume::{Settings, Volume};
 
 use super::memory::{Memory, restore};
+use crate::support::namespace::{Need, is_root_or_passed_as_root};
 use crate::support::tree::{Compare, assert_same, hostile_tree, is_root};
 
 const SOMEBODY: &str = "12345";
@@ -38,8 +39,7 @@ fn place() -> tempfile::TempDir {
 
 #[test]
 fn somebody_restores_what_root_backed_up() {
-    if !is_root() {
-        // The second half of this test is then what every other test does.
+    if !is_root_or_passed_as_root(module_path!(), "somebody_restores_what_root_backed_up", Need::Owners) {
         return;
     }
     let dir = place();
@@ -88,7 +88,7 @@ fn as_somebody_restore() {
 
 #[test]
 fn what_somebody_may_not_read_is_told() {
-    if !is_root() {
+    if !is_root_or_passed_as_root(module_path!(), "what_somebody_may_not_read_is_told", Need::Owners) {
         return;
     }
     let dir = tempfile::Builder::new().permissions(PermissionsExt::from_mode(0o755)).tempdir().unwrap();

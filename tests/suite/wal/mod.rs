@@ -7,6 +7,7 @@ mod fetch;
 mod identity;
 mod push;
 mod real;
+mod receive;
 mod stores;
 mod tips;
 

@@ -104,9 +104,25 @@ async fn a_promotion() {
     let current = current(&standby);
     let after = finished(&standby, &current);
     assert!(after.iter().any(|(f, _)| matches!(f, WalFile::History(Timeline(2)))), "{after:?}");
+    // What the primary did not archive before it died is filled in from what the standby received.
+    let lost: Vec<SegmentName> = files.iter().rev().take(2).map(|(f, _)| f.to_string().parse().unwrap()).collect();
+    for segment in &lost {
+        let key_of = format!("{}{}/{segment}", folder.path(), segment.folder());
+        place.store.delete(&key(&key_of)).await.unwrap();
+    }
     let folder = place.archive().folder(folder.system());
+    let (history_file, path) = &after[0];
+    folder.push(history_file, File::open(path).unwrap()).await.unwrap();
+    let parsed = TimelineHistory::parse(Timeline(2), &std::fs::read_to_string(path).unwrap()).unwrap();
+    let pg_wal = Path::new(&standby.data()).join("pg_wal");
+    let filled = folder.backfill(&pg_wal, &parsed).await.unwrap();
+    assert!(filled.iter().all(|f| f.result.as_ref().is_ok_and(|p| *p == Pushed::Stored)), "{filled:?}");
+    for segment in &lost {
+        assert!(filled.iter().any(|f| f.file == WalFile::Segment(*segment)) && folder.has(*segment).await.unwrap());
+    }
+    assert!(folder.backfill(&pg_wal, &parsed).await.unwrap().is_empty());
     for (wal, path) in &after {
-        // The standby's copies of what the primary archived are the same; what the primary did not archive is filled in.
+        // The standby's copies of what the primary archived are the same.
         folder.push(wal, File::open(path).unwrap()).await.unwrap();
     }
     all_come_back(&folder, &after).await;

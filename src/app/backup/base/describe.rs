@@ -2,7 +2,7 @@
 
 use super::super::{Run, Stored};
 use super::chunks::{self, Chunks};
-use super::files::{Copier, Manifest, Problems};
+use super::files::{Manifest, Problems};
 use super::wal::{self, Meta, WalFiles};
 use super::{Read, entries};
 use crate::error::{Error, Kind, Result};
@@ -26,9 +26,8 @@ pub(super) struct Described<'a> {
 
 impl Run {
     /// The whole tree, and the facts.
-    pub(super) fn describe(&self, d: Described<'_>, copier: Copier<'_>, read: Read) -> Result<Stored> {
+    pub(super) fn describe(&self, d: Described<'_>, (mut manifest, mut problems): (Manifest, Problems), read: Read) -> Result<Stored> {
         let Read { root, start, stop, wal } = read;
-        let (mut manifest, mut problems): (Manifest, Problems) = copier.into_parts();
         let owner = |mode, time: Time, links| Metadata {
             mode,
             uid: root.meta.uid,

@@ -1,27 +1,27 @@
 //! The files of a data directory into the writer, directory by directory; the files of one in parallel.
 //!
-//! **Memory.** A few readers with [`READ_BYTES`] and one block of the chunker each, and the entries of the directories on the
-//! way down.
+//! **Memory.** Each of a few readers has a MiB in hand, and 4 MiB more for a large file that is no relation; what they hand in
+//! is bounded by the writer's queue. Then the entries of the directories on the way down.
 
-use std::io::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
 
 use super::super::Run;
 use super::super::stats::ArchiveStats;
 use super::chunks::Chunks;
 use super::entries;
+use super::incoming::Incoming;
 use crate::crypto::Sha256;
 use crate::error::{Context, Error, Kind, Result};
-use crate::model::{BadPage, Metadata, Node, NodeKind};
-use crate::repository::{BlobType, Chunking, Done, FileContent, FileWriter, SMALL_FILE, Saved, Writer};
+use crate::model::{BadPage, Metadata, Node};
+use crate::repository::{Chunking, FileContent, FileWriter, PendingFile, Writer};
 use crate::runtime::Cancel;
 use crate::source::pg_base::{
-    Content, DataDirectory, Dir, Entry, EntryKind, Facts, FileClass, FileReader, ManifestFile, ManifestWriter, READ_BYTES, Settings,
+    Content, DataDirectory, Dir, Entry, EntryKind, Facts, FileClass, FileReader, ManifestFile, ManifestWriter, Settings,
 };
 
 /// Bad pages that are listed.
@@ -56,6 +56,18 @@ pub(super) struct Problems {
     pub(super) warnings: Vec<String>,
     /// The first of the pages with wrong checksums.
     pub(super) bad_pages: Vec<BadPage>,
+    /// Pages that look bad in a stream, until the server is heard.
+    pub(super) suspects: Vec<BadPage>,
+}
+
+impl Problems {
+    /// Notes a page with a wrong checksum.
+    pub(super) fn bad_page(&mut self, page: BadPage) {
+        self.missing.push(format!("{}: the checksum of block {} is wrong; it is stored as it was read", page.file, page.block));
+        if self.bad_pages.len() < LISTED_PAGES {
+            self.bad_pages.push(page);
+        }
+    }
 }
 
 /// The data directory as it was stored, but for what comes at the end.
@@ -190,13 +202,14 @@ impl<'a> Copier<'a> {
     fn files(&self, dir: &Dir, entries: Vec<Entry>) -> Result<Vec<Node>> {
         let mut order: Vec<usize> = (0..entries.len()).collect();
         order.sort_by_key(|&i| std::cmp::Reverse(entries.get(i).map_or(0, |e| e.size)));
-        let (next, batch) = (AtomicUsize::new(0), Arc::new(Batch::new(entries.len())));
+        let next = AtomicUsize::new(0);
+        let taken: Vec<Mutex<Option<Taken>>> = entries.iter().map(|_| Mutex::default()).collect();
         let work = || -> Result<()> {
             while let Some(&at) = order.get(next.fetch_add(1, Relaxed)) {
                 self.cancel.check()?;
                 self.writer.check()?;
-                let Some(entry) = entries.get(at) else { break };
-                self.file(dir, entry, &batch, at)?;
+                let (Some(entry), Some(place)) = (entries.get(at), taken.get(at)) else { break };
+                *place.lock() = self.file(dir, entry)?;
             }
             Ok(())
         };
@@ -216,83 +229,49 @@ impl<'a> Copier<'a> {
         if let Some(e) = failure.into_inner() {
             return Err(e);
         }
-        let results = batch.wait(self.writer)?;
         let mut nodes = Vec::with_capacity(entries.len());
-        let mut manifest = self.manifest.lock();
-        for (entry, result) in entries.into_iter().zip(results) {
-            let Some(read) = result else { continue };
-            let mut node = entries::file(&entry.name, entry.meta, read.content);
-            self.count(&node, read.stored);
-            match read.error {
-                None => manifest.add(&ManifestFile {
-                    path: dir.relative_of(&entry.name),
-                    size: node.size(),
-                    modified: node.meta.mtime,
-                    crc: read.crc,
-                })?,
-                Some(error) => {
-                    node.kind = NodeKind::File { size: 0, content: Vec::new() };
-                    node.error = Some(error);
+        for (entry, taken) in entries.into_iter().zip(taken) {
+            let node = match taken.into_inner() {
+                None => continue,
+                Some(Taken::Unreadable(error)) => {
+                    Node { error: Some(error), ..entries::file(&entry.name, entry.meta, FileContent::default()) }
                 }
-            }
+                Some(Taken::Whole { file, crc }) => {
+                    let content = file.wait()?;
+                    let (path, modified) = (dir.relative_of(&entry.name), entry.meta.mtime);
+                    self.manifest.lock().add(&ManifestFile { path, size: content.size, modified, crc })?;
+                    count(&self.stats, self.has_parent, &content);
+                    entries::file(&entry.name, entry.meta, content)
+                }
+            };
             nodes.push(node);
         }
         Ok(nodes)
     }
 
-    fn count(&self, node: &Node, stored: u64) {
-        let counter = match (self.has_parent, stored) {
-            (false, _) => &self.stats.files_new,
-            (true, 0) => &self.stats.files_unmodified,
-            (true, _) => &self.stats.files_changed,
-        };
-        counter.fetch_add(1, Relaxed);
-        self.stats.bytes_total.fetch_add(node.size(), Relaxed);
-    }
-
-    /// Reads one file and hands its blobs in. Errors of the file itself are noted, those of the run returned.
-    fn file(&self, dir: &Dir, entry: &Entry, batch: &Arc<Batch>, at: usize) -> Result<()> {
-        let EntryKind::File(class) = entry.kind else { return Ok(()) };
+    /// Reads one file and hands its blobs in. `None`: it is gone. Errors of the file itself are noted, those of the run returned.
+    fn file(&self, dir: &Dir, entry: &Entry) -> Result<Option<Taken>> {
+        let EntryKind::File(class) = entry.kind else { return Ok(None) };
         let mut file = match self.directory.open_file(dir, entry) {
             Ok(Some(file)) => file,
-            Ok(None) => return Ok(()),
-            Err(e) => return self.unreadable(&e, batch, at),
+            Ok(None) => return Ok(None),
+            Err(e) => return Ok(Some(self.unreadable(&e))),
         };
-        let (small, chunking) = match class {
-            FileClass::Relation { .. } => (u64::from(self.chunk).min(READ_BYTES as u64), Chunking::Fixed(self.chunk)),
-            FileClass::Other => (SMALL_FILE, Chunking::Content),
-        };
-        if file.size() <= small {
+        let mut into = Incoming::new(self.writer, class, file.size(), self.chunk);
+        loop {
+            self.cancel.check()?;
             let data = match self.read(&mut file, class) {
                 Ok(data) => data,
-                Err(e) => return self.unreadable(&e, batch, at),
+                Err(e) => return Ok(Some(self.unreadable(&e))),
             };
-            batch.set(at, Outcome { content: FileContent { size: data.len() as u64, ..FileContent::default() }, crc: file.crc(), ..Outcome::default() });
-            if !data.is_empty() {
-                let batch = batch.clone();
-                batch.expect_one();
-                let done: Done = Box::new(move |_, saved| batch.saved(at, saved));
-                self.writer.submit(BlobType::Data, Bytes::from(data), done);
+            if data.is_empty() {
+                break;
             }
-        } else {
-            let mut out = self.writer.file(chunking);
-            loop {
-                self.cancel.check()?;
-                let data = match self.read(&mut file, class) {
-                    Ok(data) => data,
-                    Err(e) => return self.unreadable(&e, batch, at),
-                };
-                if data.is_empty() {
-                    break;
-                }
-                out.write_all(&data).context(|| format!("store {}", file.path().display()))?;
-            }
-            let content = out.finish().context(|| format!("store {}", file.path().display()))?;
-            let stored = content.stored;
-            batch.set(at, Outcome { content, stored, crc: file.crc(), error: None });
+            into.push(Bytes::from(data)).context(|| file.path().display().to_string())?;
         }
         self.note_bad_pages(dir, entry, &file);
-        Ok(())
+        let crc = file.crc();
+        Ok(Some(Taken::Whole { file: into.end()?, crc }))
     }
 
     fn read(&self, file: &mut FileReader, class: FileClass) -> Result<Vec<u8>> {
@@ -302,10 +281,9 @@ impl<'a> Copier<'a> {
         Ok(data)
     }
 
-    fn unreadable(&self, error: &Error, batch: &Batch, at: usize) -> Result<()> {
+    fn unreadable(&self, error: &Error) -> Taken {
         self.problems.lock().missing.push(error.chain());
-        batch.set(at, Outcome { error: Some(error.chain()), ..Outcome::default() });
-        Ok(())
+        Taken::Unreadable(error.chain())
     }
 
     fn note_bad_pages(&self, dir: &Dir, entry: &Entry, file: &FileReader) {
@@ -315,83 +293,26 @@ impl<'a> Copier<'a> {
         let path = String::from_utf8_lossy(&dir.relative_of(&entry.name)).into_owned();
         let mut problems = self.problems.lock();
         for &block in file.bad_pages() {
-            if problems.bad_pages.len() < LISTED_PAGES {
-                problems.bad_pages.push(BadPage { file: path.clone(), block });
-            }
-            problems.missing.push(format!("{path}: the checksum of block {block} is wrong; it is stored as it was read"));
+            problems.bad_page(BadPage { file: path.clone(), block });
         }
     }
+}
+
+/// Counts a file. There is no looking into the last snapshot: a file that added nothing is as it was.
+pub(super) fn count(stats: &ArchiveStats, has_parent: bool, content: &FileContent) {
+    let counter = match (has_parent, content.stored) {
+        (false, _) => &stats.files_new,
+        (true, 0) => &stats.files_unmodified,
+        (true, _) => &stats.files_changed,
+    };
+    counter.fetch_add(1, Relaxed);
+    stats.bytes_total.fetch_add(content.size, Relaxed);
 }
 
 /// What came of a file.
-#[derive(Debug, Default)]
-struct Outcome {
-    content: FileContent,
-    /// Bytes that are new in the repository.
-    stored: u64,
-    crc: u32,
-    /// It could not be read.
-    error: Option<String>,
-}
-
-/// The files of one directory; those of one blob are done later, by the writer's lanes.
-struct Batch {
-    state: Mutex<State>,
-    changed: Condvar,
-}
-
-struct State {
-    outcomes: Vec<Option<Outcome>>,
-    pending: usize,
-    failed: bool,
-}
-
-impl Batch {
-    fn new(files: usize) -> Self {
-        let outcomes = (0..files).map(|_| None).collect();
-        Self { state: Mutex::new(State { outcomes, pending: 0, failed: false }), changed: Condvar::new() }
-    }
-
-    fn set(&self, at: usize, outcome: Outcome) {
-        if let Some(slot) = self.state.lock().outcomes.get_mut(at) {
-            *slot = Some(outcome);
-        }
-    }
-
-    fn expect_one(&self) {
-        self.state.lock().pending += 1;
-    }
-
-    fn saved(&self, at: usize, saved: Option<Saved>) {
-        let mut state = self.state.lock();
-        match (saved, state.outcomes.get_mut(at)) {
-            (Some(saved), Some(Some(outcome))) => {
-                outcome.content.content = vec![saved.id];
-                outcome.stored = saved.stored;
-            }
-            _ => state.failed = true,
-        }
-        state.pending = state.pending.saturating_sub(1);
-        if state.pending == 0 || state.failed {
-            self.changed.notify_all();
-        }
-    }
-
-    /// Waits for the lanes. `None`: the file was gone.
-    fn wait(&self, writer: &Writer) -> Result<Vec<Option<Outcome>>> {
-        let mut state = self.state.lock();
-        while state.pending > 0 && !state.failed {
-            // Woken by the last blob; the limit is for a lane that was lost with one.
-            if self.changed.wait_for(&mut state, Duration::from_secs(1)).timed_out() {
-                writer.check()?;
-            }
-        }
-        if state.failed {
-            writer.check()?;
-            return Err(Error::new(Kind::Bug, "a file was not stored"));
-        }
-        Ok(std::mem::take(&mut state.outcomes))
-    }
+enum Taken {
+    Whole { file: PendingFile, crc: u32 },
+    Unreadable(String),
 }
 
 /// Keeps the reading below a rate, all readers together.

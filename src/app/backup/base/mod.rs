@@ -7,6 +7,11 @@ mod chunks;
 mod describe;
 mod entries;
 mod files;
+mod incoming;
+mod line;
+mod stream;
+mod stream_wal;
+mod trees;
 mod wal;
 
 use std::path::Path;
@@ -35,7 +40,11 @@ pub(crate) fn look(settings: &Settings, cancel: &Cancel) -> Result<String> {
             let bytes = DataDirectory::open(path, server.facts())?.size()?;
             format!("PostgreSQL {version} answers, and {} is its data directory: {} MiB", path.display(), bytes >> 20)
         }
-        None => format!("PostgreSQL {version} answers"),
+        None => {
+            let line = line::Line::new(cancel)?;
+            line.wait(crate::postgres::replication::Replication::connect(server.connection()))?;
+            format!("PostgreSQL {version} answers, for replication too")
+        }
     })
 }
 
@@ -52,7 +61,7 @@ impl Run {
     pub(super) fn pg_base(&self, settings: &Settings, writer: &Writer) -> Result<Stored> {
         match &settings.data_directory {
             Some(path) => self.base_from_files(settings, path, writer),
-            None => Err(Error::new(Kind::Config, "the job has no `data_directory`")),
+            None => self.base_from_stream(settings, writer),
         }
     }
 
@@ -64,7 +73,7 @@ impl Run {
         let bytes = directory.size()?;
         self.request.progress.expected_bytes.store(bytes, Relaxed);
         let chunks = Chunks::choose(self.parent_chunks(), bytes);
-        let follower = Follower::open(server.connection(), &cancel)?;
+        let follower = Follower::open(&server, &cancel)?;
         let start = server.start(&format!("strongroom {}/{}", self.request.tenant, self.request.job), settings.fast_checkpoint)?;
         directory.check_start(&start)?;
         let facts = server.facts();
@@ -92,7 +101,7 @@ impl Run {
             first_failure(copied, followed, &self.cancel)
         })?;
         let read = Read { root, start, stop, wal: Some(wal) };
-        self.describe(Described { settings, server: &server, writer, chunks }, copier, read)
+        self.describe(Described { settings, server: &server, writer, chunks }, copier.into_parts(), read)
     }
 }
 

@@ -19,6 +19,12 @@ impl WalFiles {
         Self { writer, files: Vec::new() }
     }
 
+    /// Adds one that was stored.
+    pub(super) fn add(&mut self, name: String, content: FileContent) {
+        tracing::debug!(name, stored = content.stored, "stored WAL of the backup");
+        self.files.push((name, content));
+    }
+
     /// The tree of `pg_wal`. `meta` is that of its files and directories; `others` are the directories that it has anyway.
     ///
     /// Each file gets its `.done`: the server that is restored must not archive what was archived already.
@@ -50,8 +56,7 @@ impl WalSink for WalFiles {
         let mut out = self.writer.file(Chunking::Content);
         out.read_all(&mut std::io::Read::take(&mut segment.file, segment.size)).context(what)?;
         let content = out.finish().context(|| format!("store WAL {}", segment.name))?;
-        tracing::debug!(segment = segment.name, stored = content.stored, "stored WAL of the backup");
-        self.files.push((segment.name, content));
+        self.add(segment.name, content);
         Ok(())
     }
 }

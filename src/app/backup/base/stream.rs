@@ -1,0 +1,274 @@
+//! A base backup that the server sends: tar archives over one replication connection, WAL over another, into the tree of
+//! files mode.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use bytes::Bytes;
+
+use super::super::{Run, Stored};
+use super::chunks::Chunks;
+use super::describe::Described;
+use super::files::{Manifest, Problems, Root, manifest};
+use super::incoming::Incoming;
+use super::line::Line;
+use super::stream_wal::{End, StreamedWal};
+use super::trees::Trees;
+use super::{Read, entries, first_failure};
+use crate::error::{Error, Kind, Result};
+use crate::model::{BadPage, Node};
+use crate::postgres::Crc32c;
+use crate::postgres::replication::{BackupEvent, BackupStream, BaseBackupOptions, Checkpoint, Replication};
+use crate::repository::Writer;
+use crate::runtime::Cancel;
+use crate::source::pg_base::{
+    Content, FileClass, LABEL_FILE, ManifestFile, Member, PageScan, Server, Settings, Start, Stop, TABLESPACE_MAP_FILE, TarEvent,
+    TarReader, member_class,
+};
+
+/// The server's own two files about a backup are small; more is not one of them.
+const OWN_FILE: usize = 16 << 20;
+
+impl Run {
+    pub(super) fn base_from_stream(&self, settings: &Settings, writer: &Writer) -> Result<Stored> {
+        let cancel = self.cancel.child();
+        let server = Server::open(settings, &cancel)?;
+        let facts = server.facts();
+        // The slot before the backup, so that no WAL of it can be removed.
+        let wal = StreamedWal::open(&server, settings.wal_timeout, writer, &cancel)?;
+        let line = Line::new(&cancel)?;
+        let mut session = line.wait(Replication::connect(server.connection()))?;
+        let options = BaseBackupOptions {
+            checkpoint: if settings.fast_checkpoint { Checkpoint::Fast } else { Checkpoint::Spread },
+            max_rate: (settings.max_rate > 0).then(|| u32::try_from(settings.max_rate >> 10).unwrap_or(u32::MAX)),
+            verify_checksums: facts.checksums,
+            manifest: None,
+            ..BaseBackupOptions::new(&format!("strongroom {}/{}", self.request.tenant, self.request.job))
+        };
+        let at = server.now()?;
+        let mut stream = line.wait(session.base_backup(&options))?;
+        let start = Start { lsn: stream.start().lsn, timeline: stream.start().timeline, at };
+        let bytes = stream.tablespaces().iter().filter_map(|t| t.kib).fold(0u64, |sum, kib| sum.saturating_add(kib << 10));
+        self.request.progress.expected_bytes.store(bytes, Relaxed);
+        let chunks = Chunks::choose(self.parent_chunks(), bytes);
+        let content = Content {
+            page_size: facts.page_size,
+            segment_pages: facts.segment_pages,
+            since: facts.checksums.then_some(start.lsn),
+        };
+        let mut receiver = Receiver::new(self, writer, content, chunks, manifest(writer, facts)?);
+        let (end, over) = tokio::sync::watch::channel(End::Unknown);
+        let (root, stop, files) = std::thread::scope(|scope| {
+            let following = scope.spawn(|| {
+                let followed = wal.run(facts, &start, over, &cancel);
+                if followed.is_err() {
+                    cancel.cancel();
+                }
+                followed
+            });
+            let received = receiver.receive(&mut stream, &line, &cancel).and_then(|(root, lsn)| {
+                let (label, tablespace_map) = receiver.own_files()?;
+                Ok((root, Stop { lsn, label, tablespace_map, at: server.now()? }))
+            });
+            end.send_replace(received.as_ref().map_or(End::Failed, |(_, stop)| End::At(stop.lsn)));
+            let followed = following.join().unwrap_or_else(|_| Err(Error::new(Kind::Bug, "a thread of the backup ended abnormally")));
+            first_failure(received, followed, &self.cancel)
+        })?;
+        let (list, mut problems) = receiver.into_parts();
+        problems.judge(stream.bad_checksums());
+        let read = Read { root, start, stop, wal: Some(files) };
+        self.describe(Described { settings, server: &server, writer, chunks }, (list, problems), read)
+    }
+}
+
+impl Problems {
+    /// The server read the pages that looked bad once more: if it found nothing, they were only caught while they were written.
+    fn judge(&mut self, bad_checksums: bool) {
+        let suspects = std::mem::take(&mut self.suspects);
+        if !bad_checksums {
+            return;
+        }
+        if suspects.is_empty() {
+            self.missing.push("the server found pages with wrong checksums; its log names them".to_owned());
+        }
+        for page in suspects {
+            self.bad_page(page);
+        }
+    }
+}
+
+/// Receives the archives.
+struct Receiver<'a> {
+    writer: &'a Writer,
+    stats: Arc<super::super::stats::ArchiveStats>,
+    has_parent: bool,
+    content: Content,
+    chunk: u32,
+    manifest: Manifest,
+    problems: Problems,
+    label: Option<Vec<u8>>,
+    tablespace_map: Vec<u8>,
+    current: Option<Current>,
+}
+
+/// The file that is being received.
+struct Current {
+    path: Vec<u8>,
+    member: Member,
+    to: To,
+}
+
+enum To {
+    Snapshot { into: Incoming, crc: Crc32c, scan: Option<PageScan> },
+    Memory(Vec<u8>),
+    Nowhere,
+}
+
+impl<'a> Receiver<'a> {
+    fn new(run: &Run, writer: &'a Writer, content: Content, chunks: Chunks, manifest: Manifest) -> Self {
+        Self {
+            writer,
+            stats: run.request.progress.source.clone(),
+            has_parent: run.parent.is_some(),
+            content,
+            chunk: chunks.bytes,
+            manifest,
+            problems: Problems::default(),
+            label: None,
+            tablespace_map: Vec::new(),
+            current: None,
+        }
+    }
+
+    fn into_parts(self) -> (Manifest, Problems) {
+        (self.manifest, self.problems)
+    }
+
+    /// `backup_label` and `tablespace_map`.
+    fn own_files(&mut self) -> Result<(String, String)> {
+        let text = |bytes: Vec<u8>| {
+            String::from_utf8(bytes).map_err(|e| Error::new(Kind::Corrupt, "the server's backup label is not text").because(e))
+        };
+        let label = self.label.take().ok_or_else(|| Error::new(Kind::Corrupt, "the server sent no backup label"))?;
+        Ok((text(label)?, text(std::mem::take(&mut self.tablespace_map))?))
+    }
+
+    /// Everything up to the server's last word.
+    fn receive(&mut self, stream: &mut BackupStream<'_>, line: &Line, cancel: &Cancel) -> Result<(Root, crate::model::Lsn)> {
+        let mut spaces: Vec<Node> = Vec::new();
+        let mut archive: Option<(Option<u32>, TarReader, Trees)> = None;
+        let mut root = None;
+        loop {
+            cancel.check()?;
+            let event = line.wait(stream.next())?;
+            if !matches!(event, BackupEvent::Data(_) | BackupEvent::Progress(_))
+                && let Some((space, reader, trees)) = archive.take()
+            {
+                reader.finish()?;
+                match space {
+                    None => root = Some(trees.finish_data()?),
+                    Some(oid) => {
+                        let (tree, meta) = trees.finish()?;
+                        spaces.push(entries::directory(oid.to_string().as_bytes(), meta, tree));
+                    }
+                }
+            }
+            match event {
+                BackupEvent::Archive(space) => {
+                    let inside = if space.is_none() { std::mem::take(&mut spaces) } else { Vec::new() };
+                    let trees = Trees::new(self.writer, self.stats.clone(), self.has_parent, inside);
+                    archive = Some((space, TarReader::new(), trees));
+                }
+                BackupEvent::Data(bytes) => {
+                    let (space, reader, trees) =
+                        archive.as_mut().ok_or_else(|| Error::new(Kind::Corrupt, "the server sent data of no archive"))?;
+                    self.writer.check()?;
+                    self.stats.bytes_read.fetch_add(bytes.len() as u64, Relaxed);
+                    reader.feed(bytes, &mut |event| self.take(*space, event, trees))?;
+                }
+                BackupEvent::Progress(_) | BackupEvent::Manifest(_) => {}
+                BackupEvent::End(end) => {
+                    let root = root.ok_or_else(|| Error::new(Kind::Corrupt, "the server sent no data directory"))?;
+                    return Ok((root, end.lsn));
+                }
+            }
+        }
+    }
+
+    fn take(&mut self, space: Option<u32>, event: TarEvent, trees: &mut Trees) -> Result<()> {
+        match event {
+            TarEvent::Begin(member) => {
+                let path = match space {
+                    None => member.path.clone(),
+                    Some(oid) => [format!("pg_tblspc/{oid}/").as_bytes(), &member.path].concat(),
+                };
+                let class = member_class(&path, member.is_dir);
+                if member.is_dir {
+                    return if class.is_some() { trees.directory(&member.path, member.meta) } else { Ok(()) };
+                }
+                let own = space.is_none() && [LABEL_FILE, TABLESPACE_MAP_FILE].iter().any(|f| f.as_bytes() == path);
+                let to = match class {
+                    _ if own => To::Memory(Vec::new()),
+                    Some(class) => self.begin(class, member.size),
+                    None => To::Nowhere,
+                };
+                self.current = Some(Current { path, member, to });
+                Ok(())
+            }
+            TarEvent::Data(bytes) => self.data(bytes),
+            TarEvent::End => match self.current.take() {
+                Some(current) => self.end(current, trees),
+                None => Ok(()),
+            },
+        }
+    }
+
+    fn begin(&self, class: FileClass, size: u64) -> To {
+        let into = Incoming::new(self.writer, class, size, self.chunk);
+        To::Snapshot { into, crc: Crc32c::default(), scan: PageScan::new(class, &self.content) }
+    }
+
+    fn data(&mut self, bytes: Bytes) -> Result<()> {
+        match self.current.as_mut().map(|c| &mut c.to) {
+            Some(To::Snapshot { into, crc, scan }) => {
+                crc.update(&bytes);
+                if let Some(scan) = scan {
+                    scan.update(&bytes);
+                }
+                into.push(bytes)
+            }
+            Some(To::Memory(held)) => {
+                held.extend_from_slice(&bytes);
+                if held.len() > OWN_FILE {
+                    return Err(Error::new(Kind::Corrupt, "the server's backup label is too long"));
+                }
+                Ok(())
+            }
+            Some(To::Nowhere) | None => Ok(()),
+        }
+    }
+
+    fn end(&mut self, current: Current, trees: &mut Trees) -> Result<()> {
+        let Current { path, member, to } = current;
+        match to {
+            To::Nowhere => Ok(()),
+            To::Memory(bytes) if path == LABEL_FILE.as_bytes() => {
+                self.label = Some(bytes);
+                Ok(())
+            }
+            To::Memory(bytes) => {
+                self.tablespace_map = bytes;
+                Ok(())
+            }
+            To::Snapshot { into, crc, scan } => {
+                for &block in scan.iter().flat_map(PageScan::suspects) {
+                    let file = String::from_utf8_lossy(&path).into_owned();
+                    self.problems.suspects.push(BadPage { file, block });
+                }
+                let file = into.end()?;
+                self.manifest.add(&ManifestFile { path, size: file.size(), modified: member.meta.mtime, crc: crc.value() })?;
+                trees.file(&member.path, member.meta, file)
+            }
+        }
+    }
+}
