@@ -121,10 +121,12 @@ impl Context {
     pub fn wal_job(&self, selector: Option<&Selector>) -> Result<&WalJob> {
         match self.wal_jobs(selector)?.as_slice() {
             [one] => Ok(one),
-            [] => Err(Error::new(Kind::Usage, "the configuration has no `pg_wal` job here").hint("Add one: `strongroom config schema` tells its settings.")),
+            [] => Err(Error::new(Kind::Usage, "the configuration has no `pg_wal` job here")
+                .hint("Add one: `strongroom config schema` tells its settings.")),
             several => {
                 let names: Vec<String> = several.iter().map(|j| j.selector().to_string()).collect();
-                Err(Error::new(Kind::Usage, "there are several `pg_wal` jobs").hint(format!("Name one with --job: {}.", names.join(", "))))
+                Err(Error::new(Kind::Usage, "there are several `pg_wal` jobs")
+                    .hint(format!("Name one with --job: {}.", names.join(", "))))
             }
         }
     }

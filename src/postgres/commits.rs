@@ -221,8 +221,13 @@ mod tests {
     #[test]
     fn the_newest_end_of_a_transaction_is_found() {
         let other = |len| record(10, 0, &vec![7; len]);
-        let records =
-            [other(13), commit(0x80, &[255, 8], 100), other(20_000), commit(0x20, &[253, 1, 2, 255, 8], 300), commit(0x30, &[252, 1, 2, 3, 4, 254, 8, 0, 0, 0], 200)];
+        let records = [
+            other(13),
+            commit(0x80, &[255, 8], 100),
+            other(20_000),
+            commit(0x20, &[253, 1, 2, 255, 8], 300),
+            commit(0x30, &[252, 1, 2, 3, 4, 254, 8, 0, 0, 0], 200),
+        ];
         assert_eq!(read(&segment(0, &records)), Some(300));
         assert_eq!(read(&segment(8188, &records)), Some(300), "behind the rest of a record");
         // Wherever a page ends in the commit.

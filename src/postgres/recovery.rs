@@ -247,15 +247,11 @@ mod tests {
                 Target::Lsn(Lsn(0x16_0000_0028)),
                 &["recovery_target_lsn=16/28", "recovery_target_inclusive=false", "recovery_target_action=pause"],
             ),
-            (
-                Target::Xid(777),
-                &["recovery_target_xid=777", "recovery_target_inclusive=false", "recovery_target_action=pause"],
-            ),
+            (Target::Xid(777), &["recovery_target_xid=777", "recovery_target_inclusive=false", "recovery_target_action=pause"]),
             (Target::Name("x'y".into()), &["recovery_target_name=x'y", "recovery_target_action=pause"]),
         ];
         for (target, wanted) in cases {
-            let lines: Vec<String> =
-                recovery(target).settings().into_iter().map(|(n, v)| format!("{n}={v}")).collect();
+            let lines: Vec<String> = recovery(target).settings().into_iter().map(|(n, v)| format!("{n}={v}")).collect();
             assert_eq!(lines[..2], ["restore_command=x %f", "recovery_target_timeline=7"]);
             assert_eq!(lines[2..], *wanted);
         }

@@ -159,6 +159,13 @@ impl PackBuilder {
         Self { kind, bytes: memory, blobs: Vec::new() }
     }
 
+    /// A pack of one blob, whose bytes become those of the pack.
+    pub(crate) fn of_one(kind: BlobType, id: Id, sealed: Vec<u8>, uncompressed: u32) -> Result<Self> {
+        let length = u32::try_from(sealed.len()).map_err(|e| Error::new(Kind::Bug, "pack grew past 4 GiB").because(e))?;
+        let blob = IndexedBlob { id, kind, offset: 0, length, uncompressed_length: uncompressed };
+        Ok(Self { kind, bytes: sealed, blobs: vec![blob] })
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.bytes.len()
     }

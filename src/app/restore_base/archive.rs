@@ -75,7 +75,9 @@ async fn tip(folder: &Folder, name: SegmentName, size: SegmentSize) -> Result<Op
     let (from, timeline) = (name.start(size), name.timeline);
     match read(folder, name, size).await {
         Ok((Fetched::Unfinished { until }, newest)) => Ok(Some(Stretch { timeline, from, to: until, newest, quiet_after: None })),
-        Ok((Fetched::Delivered { .. }, newest)) => Ok(Some(Stretch { timeline, from, to: name.end(size), newest, quiet_after: None })),
+        Ok((Fetched::Delivered { .. }, newest)) => {
+            Ok(Some(Stretch { timeline, from, to: name.end(size), newest, quiet_after: None }))
+        }
         Ok((Fetched::Missing { .. }, _)) => Ok(None),
         // There is later log: the tip was left behind, and nobody is given it.
         Err(e) if e.kind() == Kind::Failed => Ok(None),

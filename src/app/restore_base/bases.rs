@@ -78,9 +78,7 @@ pub(super) fn facts(reader: &Reader, snapshot: &Snapshot) -> Result<BaseBackup> 
     let doing = || format!("read what snapshot {} says about itself", snapshot.id.short());
     let manifest = stored_files::manifest(reader, snapshot.file.tree).context(doing)?;
     let facts = manifest.and_then(|mut m| m.facts.remove("pg_base"));
-    let facts = facts.ok_or_else(|| {
-        Error::new(Kind::Corrupt, "it is no base backup, or lost its manifest").context(doing())
-    })?;
+    let facts = facts.ok_or_else(|| Error::new(Kind::Corrupt, "it is no base backup, or lost its manifest").context(doing()))?;
     serde_json::from_value(facts)
         .map_err(|e| Error::new(Kind::Corrupt, "the facts of a base backup are damaged").because(e).context(doing()))
 }

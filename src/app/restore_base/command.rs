@@ -28,13 +28,7 @@ impl Fetch {
     ///
     /// # Errors
     /// [`Kind::Failed`] for paths that are not UTF-8: a configuration file cannot hold them.
-    pub(super) fn command(
-        &self,
-        ctx: &Context,
-        tenant: &TenantName,
-        cluster: &str,
-        standby: bool,
-    ) -> Result<Option<String>> {
+    pub(super) fn command(&self, ctx: &Context, tenant: &TenantName, cluster: &str, standby: bool) -> Result<Option<String>> {
         let (program, arguments) = match self {
             Self::Never => return Ok(None),
             Self::Given(command) => return Ok(Some(command.clone())),
@@ -42,9 +36,9 @@ impl Fetch {
         };
         let job = ctx.tenant(tenant)?.wal.values().find(|job| job.settings.cluster == cluster);
         let Some(job) = job else { return Ok(None) };
-        let program = program.to_str().ok_or_else(|| {
-            Error::new(Kind::Failed, format!("the path of this program is not UTF-8: {}", program.display()))
-        })?;
+        let program = program
+            .to_str()
+            .ok_or_else(|| Error::new(Kind::Failed, format!("the path of this program is not UTF-8: {}", program.display())))?;
         let mut words = vec![shell_word(program)];
         words.extend(arguments.iter().map(|a| shell_word(a)));
         words.extend(["wal", "fetch", "%f", "\"%p\"", "--job"].map(str::to_owned));

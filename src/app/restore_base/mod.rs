@@ -214,7 +214,14 @@ pub async fn prepare(ctx: &Context, found: Found, mut request: Request) -> Resul
         },
         action: request.action,
     });
-    let summary = summarize(&request, &planned, &placed, recovery.as_ref(), notes, plan::recoverable(&bases.list, &archived, request.timeline));
+    let summary = summarize(
+        &request,
+        &planned,
+        &placed,
+        recovery.as_ref(),
+        notes,
+        plan::recoverable(&bases.list, &archived, request.timeline),
+    );
     let cluster = cluster::Request {
         to: request.to.clone(),
         tablespaces: placed,
@@ -294,11 +301,12 @@ pub async fn run(ctx: &Context, prepared: Prepared, progress: Arc<Progress>, can
         Some(_) => hold::place(ctx, &found, &facts).await?,
         None => None,
     };
+    let memory = super::memory_share(ctx.settings(), 1);
     let restored = with_read_lock(&found.repository, cancel, async {
         let reader = found.repository.reader(found.repository.load_index().await?);
         let (root, cancel) = (found.snapshot.file.tree, cancel.clone());
         super::blocking(move || {
-            let stored = Stored::new(reader);
+            let stored = Stored::new(reader, memory);
             let source = cluster::Source { blobs: &stored, root, facts: &facts };
             let mut report = cluster::restore(&source, &cluster, &progress, &cancel)?;
             report.notes.extend(libraries::notes(&facts, &cancel));

@@ -2,7 +2,7 @@
 //! watches what waits to be archived.
 //!
 //! A socket that cannot be served is told and tried again; the other jobs go on. A new configuration takes the sockets over from
-//! the old one without a moment in which nobody answers.
+//! the old one; a client that comes in between asks again.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

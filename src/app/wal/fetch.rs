@@ -11,10 +11,10 @@ use std::path::{Path, PathBuf};
 use strongroom_client::call;
 use strongroom_client::message::{Reply, Request as Message, Server};
 
+use super::Delivery;
 use super::helper;
 use super::server::Local;
 use super::shipper::Shipper;
-use super::Delivery;
 use crate::app::{Context, blocking};
 use crate::config::settings::WalJob;
 use crate::error::{Context as _, Error, Kind, Result};

@@ -150,7 +150,10 @@ async fn together(
         async move { go_on }
     };
     let mut pushes = std::pin::pin!(
-        stream::iter(waiting).take_while(in_time).map(|one| ahead(ctx, folder, one, lately.as_ref())).buffered(job.settings.parallel)
+        stream::iter(waiting)
+            .take_while(in_time)
+            .map(|one| ahead(ctx, folder, one, lately.as_ref()))
+            .buffered(job.settings.parallel)
     );
     let mut stored = 0;
     while let Some(done) = pushes.next().await {
@@ -191,4 +194,3 @@ fn word(pushed: Pushed) -> &'static str {
         Pushed::Same => "same",
     }
 }
-

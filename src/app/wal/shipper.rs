@@ -20,7 +20,8 @@ use crate::error::{Context as _, Error, Kind, Result};
 use crate::http::WalMetrics;
 use crate::model::WalFile;
 use crate::wal::{
-    Archive, Fetched, Folder, HEADER_SIZE, Mode, PrefetchOptions, Prefetcher, PushOptions, Pushed, Pusher, SegmentHeader, SystemId,
+    Archive, Fetched, Folder, HEADER_SIZE, Mode, PrefetchOptions, Prefetcher, PushOptions, Pushed, Pusher, SegmentHeader,
+    SystemId,
 };
 
 /// A standby asks again by itself, and may have another source of WAL.

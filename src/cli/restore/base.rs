@@ -200,9 +200,9 @@ fn fetch(s: &Session, a: &Args) -> Result<Fetch> {
     let program = std::env::current_exe().map_err(|e| Error::new(Kind::Failed, "find the path of this program").because(e))?;
     let config = s.config_path()?;
     let config = std::path::absolute(&config).context(|| format!("find the path of {}", config.display()))?;
-    let config = config.to_str().ok_or_else(|| {
-        Error::new(Kind::Failed, format!("the path of the configuration is not UTF-8: {}", config.display()))
-    })?;
+    let config = config
+        .to_str()
+        .ok_or_else(|| Error::new(Kind::Failed, format!("the path of the configuration is not UTF-8: {}", config.display())))?;
     let mut arguments = vec!["--config".to_owned(), config.to_owned()];
     arguments.extend(s.global.allow_commands.then(|| "--allow-commands".to_owned()));
     for endpoint in &s.global.trust_endpoint {

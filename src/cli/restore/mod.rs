@@ -134,7 +134,7 @@ pub(super) async fn run(s: &Session, a: Args) -> Result<Done> {
     output::warn(&found.warnings);
     a.check_options(restore::source_of(&found)?)?;
     match restore::source_of(&found)? {
-        Source::Volume => volume::run(s, &a, &found).await,
+        Source::Volume => volume::run(s, &ctx, &a, &found).await,
         Source::PgDump => dump(s, &ctx, &a, &found).await,
         Source::PgBase => base::run(s, &ctx, &a, found).await,
         Source::Command => program_output(s, &a, &found).await,

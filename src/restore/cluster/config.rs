@@ -105,9 +105,18 @@ mod tests {
             content: content.into(),
         };
         let conf = "port = 5433\ndata_directory = '/old'\nhba_file = '/etc/x'\nident_file = '/etc/y'\ninclude_dir 'conf.d'\nrecovery_target_xid = '1'\n";
-        let notes =
-            put(&data, &[file("postgresql.conf", conf), file("pg_hba.conf", "h"), file("pg_ident.conf", "i"), file("x.conf", "x"), file("y", "")], owner)
-                .unwrap();
+        let notes = put(
+            &data,
+            &[
+                file("postgresql.conf", conf),
+                file("pg_hba.conf", "h"),
+                file("pg_ident.conf", "i"),
+                file("x.conf", "x"),
+                file("y", ""),
+            ],
+            owner,
+        )
+        .unwrap();
         let conf = std::fs::read_to_string(dir.path().join("postgresql.conf")).unwrap();
         let active: Vec<&str> = conf.lines().filter(|l| !l.starts_with('#')).collect();
         assert_eq!(active, ["port = 5433", "ident_file = '/etc/y'", "", "include = 'restored.conf.d/x.conf'"]);

@@ -19,16 +19,18 @@ fn compare(facts: &BaseBackup, here: Option<&str>) -> Vec<String> {
     if let Some(was) = facts.collation_versions.get("libc") {
         match here {
             Some(here) if here == was => {}
-            Some(here) => notes.push(format!(
-                "the backup's server sorted text with libc {was}, this machine has {here}: {remedy}"
-            )),
+            Some(here) => {
+                notes.push(format!("the backup's server sorted text with libc {was}, this machine has {here}: {remedy}"))
+            }
             None => notes.push(format!(
                 "the backup's server sorted text with libc {was}; which one this machine has could not be found out: {remedy}"
             )),
         }
     }
     if let Some(was) = facts.collation_versions.get("icu") {
-        notes.push(format!("the backup's server sorted text with ICU collations of version {was}, which only a server can compare: {remedy}"));
+        notes.push(format!(
+            "the backup's server sorted text with ICU collations of version {was}, which only a server can compare: {remedy}"
+        ));
     }
     notes
 }

@@ -65,6 +65,18 @@ pub struct Source<'a> {
     pub facts: &'a BaseBackup,
 }
 
+impl Source<'_> {
+    /// The entries of a directory; those of a cluster are few enough to be held.
+    fn entries(&self, tree: Id) -> Result<Vec<Node>> {
+        let mut nodes = Vec::new();
+        self.blobs.tree(tree, &mut |node| {
+            nodes.push(node);
+            Ok(())
+        })?;
+        Ok(nodes)
+    }
+}
+
 /// Where to, and how.
 #[derive(Debug, Clone)]
 pub struct Request {
@@ -201,8 +213,7 @@ fn disarm(data: &Folder, request: &Request, owner: Owner) -> Result<()> {
 
 /// The files of the data directory and of the tablespaces, all but `pg_control`.
 fn files(source: &Source<'_>, request: &Request, tree: &Tree, progress: &Progress, cancel: &Cancel) -> Result<()> {
-    let mut options =
-        directory::Options { delete: request.delta, verify: request.verify, ..directory::Options::default() };
+    let mut options = directory::Options { delete: request.delta, verify: request.verify, ..directory::Options::default() };
     options.exclude = vec![format!("/{}/{}", CONTROL.0, CONTROL.1), format!("/{MARKER}")];
     options.exclude.extend(request.tablespaces.iter().map(|t| format!("/{LINKS}/{}", t.oid)));
     let root = Root { tree: tree.data, meta: Some(tree.meta.clone()) };
@@ -213,7 +224,7 @@ fn files(source: &Source<'_>, request: &Request, tree: &Tree, progress: &Progres
                 .hint("Run `strongroom check`, and restore another snapshot."));
         };
         // Other versions keep theirs in directories beside: nothing but our own is touched.
-        let names = source.blobs.tree(*below)?.into_iter();
+        let names = source.entries(*below)?.into_iter();
         let include: Vec<String> = names.map(|n| format!("/{}", globset::escape(&n.display_name()))).collect();
         if include.is_empty() {
             continue;
@@ -235,8 +246,10 @@ fn whole(report: directory::Report) -> Result<()> {
         return Ok(());
     }
     let first = report.problems.first().cloned().unwrap_or_default();
-    let what = format!("{} entries of the cluster were not restored, so it was left unable to start: {first}", report.problem_count);
-    Err(Error::new(Kind::Incomplete, what).hint("Remove the cause and run the same command again with --delta, or restore another snapshot."))
+    let what =
+        format!("{} entries of the cluster were not restored, so it was left unable to start: {first}", report.problem_count);
+    Err(Error::new(Kind::Incomplete, what)
+        .hint("Remove the cause and run the same command again with --delta, or restore another snapshot."))
 }
 
 /// What the restored server is told.
@@ -295,7 +308,7 @@ impl Tree {
                 .hint("Restore another snapshot.")
         };
         let dir = |tree: Id, name: &str| -> Result<Option<(Id, Metadata)>> {
-            let node = source.blobs.tree(tree)?.into_iter().find(|n| n.name == name.as_bytes());
+            let node = source.entries(tree)?.into_iter().find(|n| n.name == name.as_bytes());
             Ok(match node {
                 Some(Node { kind: NodeKind::Dir { subtree: Some(id) }, meta, .. }) => Some((id, meta)),
                 _ => None,
@@ -303,10 +316,10 @@ impl Tree {
         };
         let (data, meta) = dir(source.root, "data")?.ok_or_else(|| no_base("directory `data`"))?;
         let (global, _) = dir(data, CONTROL.0)?.ok_or_else(|| no_base("directory `data/global`"))?;
-        let control = source.blobs.tree(global)?.into_iter().find(|n| n.name == CONTROL.1.as_bytes());
+        let control = source.entries(global)?.into_iter().find(|n| n.name == CONTROL.1.as_bytes());
         let mut tablespaces = BTreeMap::new();
         if let Some((links, _)) = dir(data, LINKS)? {
-            for node in source.blobs.tree(links)? {
+            for node in source.entries(links)? {
                 if let (Ok(oid), NodeKind::Dir { subtree: Some(id) }) = (node.display_name().parse(), &node.kind) {
                     tablespaces.insert(oid, *id);
                 }
@@ -319,7 +332,7 @@ impl Tree {
     fn outside(&self, source: &Source<'_>, cancel: &Cancel) -> Result<Vec<Outside>> {
         let Some(tree) = self.config else { return Ok(Vec::new()) };
         let mut out = Vec::new();
-        for node in source.blobs.tree(tree)? {
+        for node in source.entries(tree)? {
             if let NodeKind::File { .. } = node.kind {
                 let name = node.display_name().into_owned();
                 let path = source.facts.outside_files.get(&name).cloned().unwrap_or_else(|| name.clone());

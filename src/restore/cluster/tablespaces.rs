@@ -136,7 +136,9 @@ mod tests {
         let paths: Vec<_> = placed.iter().map(|p| (p.oid, p.path.to_str().unwrap())).collect();
         assert_eq!(paths, [(16400, "/new/a"), (16401, "/new/b")]);
         assert_eq!(place(&all, &map(&[]), to).unwrap()[1].path, Path::new("/ts/b"));
-        for bad in [("/ts/c", "/x"), ("/ts/a", "x"), ("/ts/a", "/data/x"), ("/ts/a", "/"), ("/ts/a", "/ts/b"), ("/ts/a", "/x/../ts/b")] {
+        for bad in
+            [("/ts/c", "/x"), ("/ts/a", "x"), ("/ts/a", "/data/x"), ("/ts/a", "/"), ("/ts/a", "/ts/b"), ("/ts/a", "/x/../ts/b")]
+        {
             assert!(place(&all, &map(&[bad]), to).is_err_and(|e| e.kind() == Kind::Usage), "{bad:?}");
         }
     }

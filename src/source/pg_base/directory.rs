@@ -190,7 +190,13 @@ impl DataDirectory {
             EntryKind::Dir { linked: true } => OFlags::empty(),
             _ => OFlags::NOFOLLOW,
         };
-        match open_dir(dir.fd.as_fd(), Path::new(OsStr::from_bytes(&entry.name)), path.clone(), dir.relative_of(&entry.name), flags) {
+        match open_dir(
+            dir.fd.as_fd(),
+            Path::new(OsStr::from_bytes(&entry.name)),
+            path.clone(),
+            dir.relative_of(&entry.name),
+            flags,
+        ) {
             Ok(dir) => Ok(Some(dir)),
             Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
             Err(e) => Err(std::io::Error::from(e)).context(|| format!("open {}", path.display())),

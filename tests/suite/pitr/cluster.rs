@@ -32,7 +32,10 @@ fn clusters_of_every_version_come_back_with_their_tablespaces() {
         assert!(progress.files.load(Relaxed) > 500);
         let data = Path::new(&request.to);
         assert_eq!(std::fs::metadata(data).unwrap().permissions().mode() & 0o777, 0o700);
-        assert_eq!(std::fs::read_link(data.join("pg_tblspc").join(request.tablespaces[0].oid.to_string())).unwrap(), request.tablespaces[0].path);
+        assert_eq!(
+            std::fs::read_link(data.join("pg_tblspc").join(request.tablespaces[0].oid.to_string())).unwrap(),
+            request.tablespaces[0].path
+        );
         assert!(!data.join("recovery.signal").exists() && !data.join("tablespace_map").exists());
         let verify = server.as_user("pg_verifybackup", &["-n", "-i", MARKER, &server.data()]).output().unwrap();
         assert!(verify.status.success(), "{}", String::from_utf8_lossy(&verify.stderr));
@@ -55,8 +58,8 @@ struct Failing<'a> {
 }
 
 impl Blobs for Failing<'_> {
-    fn tree(&self, id: Id) -> Result<Vec<Node>> {
-        self.memory.tree(id)
+    fn tree(&self, id: Id, visit: &mut dyn FnMut(Node) -> Result<()>) -> Result<()> {
+        self.memory.tree(id, visit)
     }
 
     fn length(&self, id: &Id) -> Result<u32> {
@@ -126,7 +129,9 @@ fn delta_writes_what_differs_and_takes_the_rest_away() {
 
     // Not while it runs, and not without leave.
     request.delta = true;
-    let refused = |request: &Request| cluster::restore(&backup.source(), request, &Progress::default(), &Cancel::new()).expect_err("refused");
+    let refused = |request: &Request| {
+        cluster::restore(&backup.source(), request, &Progress::default(), &Cancel::new()).expect_err("refused")
+    };
     let e = refused(&request);
     assert!(e.report().contains("a server runs in"), "{e:?}");
     assert_eq!(server.sql("postgres", "SELECT count(*) FROM t"), "2", "untouched");
@@ -191,9 +196,18 @@ fn nothing_else_is_restored_over() {
 /// The same backup, as another program might leave it.
 fn without_label(backup: &super::origin::Backup) -> Source<'_> {
     let memory = &backup.memory;
-    let mut root = memory.tree(backup.root).unwrap();
+    let entries = |id: Id| {
+        let mut nodes = Vec::new();
+        let mut add = |node| {
+            nodes.push(node);
+            Ok(())
+        };
+        memory.tree(id, &mut add).unwrap();
+        nodes
+    };
+    let mut root = entries(backup.root);
     let strongroom::model::NodeKind::Dir { subtree: Some(data) } = root[0].kind else { panic!("no directory") };
-    let mut nodes = memory.tree(data).unwrap();
+    let mut nodes = entries(data);
     nodes.retain(|n| n.name != b"backup_label");
     root[0].kind = strongroom::model::NodeKind::Dir { subtree: Some(memory.add_tree(nodes)) };
     Source { root: memory.add_tree(root), ..backup.source() }

@@ -113,7 +113,10 @@ impl Origin {
             stopped,
             from_standby: false,
             wal_included: true,
-            tablespaces: spaces.iter().map(|(oid, path)| Tablespace { oid: oid.parse().unwrap(), path: (*path).into() }).collect(),
+            tablespaces: spaces
+                .iter()
+                .map(|(oid, path)| Tablespace { oid: oid.parse().unwrap(), path: (*path).into() })
+                .collect(),
             checksums: false,
             bad_pages: Vec::new(),
             collation_versions: BTreeMap::new(),

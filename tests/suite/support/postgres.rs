@@ -88,12 +88,6 @@ impl Server {
         self.launch()
     }
 
-    /// A server that has no data directory yet and does not run: something is restored to [`Server::data`], then it is
-    /// started with [`Server::restart`].
-    pub fn unborn(major: u32) -> Self {
-        Self::prepare(major, false)
-    }
-
     /// A standby of this server, streaming from it.
     pub fn standby(&self, config: &str) -> Self {
         let server = Self::prepare(self.major, false);
@@ -117,13 +111,9 @@ impl Server {
 
     /// What a restored cluster must be told to run as this server, beside what its configuration says.
     pub fn own_settings(&self) -> Vec<(String, String)> {
-        [
-            ("unix_socket_directories", self.socket_dir()),
-            ("port", self.port.to_string()),
-            ("listen_addresses", String::new()),
-        ]
-        .map(|(name, value)| (name.to_owned(), value))
-        .to_vec()
+        [("unix_socket_directories", self.socket_dir()), ("port", self.port.to_string()), ("listen_addresses", String::new())]
+            .map(|(name, value)| (name.to_owned(), value))
+            .to_vec()
     }
 
     /// `pg_ctl start` and what it says; the server is not ended by itself.
@@ -132,11 +122,6 @@ impl Server {
         let output = self.as_user("pg_ctl", &["-D", &self.data(), "-l", log.to_str().unwrap(), "-w", "start"]).output().unwrap();
         let words = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         if output.status.success() { Ok(()) } else { Err(words(&output.stdout) + &words(&output.stderr) + &self.log()) }
-    }
-
-    /// `pg_ctl stop -m fast`.
-    pub fn stop(&self) {
-        run(self.as_user("pg_ctl", &["-D", &self.data(), "stop", "-m", "fast", "-w"]), "pg_ctl stop");
     }
 
     /// A server on this data directory, which is moved into a place of its own.

@@ -6,5 +6,6 @@ mod backup;
 mod if_empty;
 pub mod memory;
 mod restore;
+mod small_memory;
 mod unprivileged;
 mod whole;

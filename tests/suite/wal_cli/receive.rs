@@ -44,7 +44,7 @@ impl Drop for Streaming {
 }
 
 fn job(server: &Server) -> String {
-    format!("url: \"{}\", max_lag: 500ms", server.conninfo("postgres", ""))
+    format!("url: \"{}\", max_lag: 1s", server.conninfo("postgres", ""))
 }
 
 /// Waits until everything that is committed is confirmed.
@@ -91,7 +91,7 @@ fn the_daemon_streams_and_a_server_that_dies_with_its_disk_loses_nothing_that_is
     load(&server, "one", 1);
     let rows = server.sql("postgres", "SELECT count(*), sum(n) FROM one");
     // max_lag and a request that takes long.
-    std::thread::sleep(Duration::from_millis(500 + 2500));
+    std::thread::sleep(Duration::from_millis(1000 + 2500));
     server.kill();
     kill_process(stream.pid(), Signal::KILL).unwrap();
     stream.0.wait().unwrap();

@@ -74,7 +74,8 @@ impl Run {
         self.request.progress.expected_bytes.store(bytes, Relaxed);
         let chunks = Chunks::choose(self.parent_chunks(), bytes);
         let follower = Follower::open(&server, &cancel)?;
-        let start = server.start(&format!("strongroom {}/{}", self.request.tenant, self.request.job), settings.fast_checkpoint)?;
+        let start =
+            server.start(&format!("strongroom {}/{}", self.request.tenant, self.request.job), settings.fast_checkpoint)?;
         directory.check_start(&start)?;
         let facts = server.facts();
         let content = Content {
@@ -97,7 +98,8 @@ impl Run {
                 Ok((_, stop)) => follower.stop_at(stop.lsn),
                 Err(_) => follower.give_up(),
             }
-            let followed = following.join().unwrap_or_else(|_| Err(Error::new(Kind::Bug, "a thread of the backup ended abnormally")));
+            let followed =
+                following.join().unwrap_or_else(|_| Err(Error::new(Kind::Bug, "a thread of the backup ended abnormally")));
             first_failure(copied, followed, &self.cancel)
         })?;
         let read = Read { root, start, stop, wal: Some(wal) };
@@ -106,11 +108,7 @@ impl Run {
 }
 
 /// Both results, or the failure that came first: the one that was not caused by the other.
-fn first_failure(
-    copied: Result<(Root, Stop)>,
-    followed: Result<WalFiles>,
-    cancel: &Cancel,
-) -> Result<(Root, Stop, WalFiles)> {
+fn first_failure(copied: Result<(Root, Stop)>, followed: Result<WalFiles>, cancel: &Cancel) -> Result<(Root, Stop, WalFiles)> {
     match (copied, followed) {
         (Ok((root, stop)), Ok(wal)) => Ok((root, stop, wal)),
         (Err(e), Err(cause)) if e.kind() == Kind::Cancelled && !cancel.is_cancelled() => Err(cause),

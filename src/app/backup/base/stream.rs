@@ -71,7 +71,8 @@ impl Run {
                 Ok((root, Stop { lsn, label, tablespace_map, at: server.now()? }))
             });
             end.send_replace(received.as_ref().map_or(End::Failed, |(_, stop)| End::At(stop.lsn)));
-            let followed = following.join().unwrap_or_else(|_| Err(Error::new(Kind::Bug, "a thread of the backup ended abnormally")));
+            let followed =
+                following.join().unwrap_or_else(|_| Err(Error::new(Kind::Bug, "a thread of the backup ended abnormally")));
             first_failure(received, followed, &self.cancel)
         })?;
         let (list, mut problems) = receiver.into_parts();

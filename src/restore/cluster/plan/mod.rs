@@ -186,12 +186,7 @@ pub fn recoverable(bases: &[Base], archived: &[Archived], timeline: FollowTimeli
 }
 
 /// The history that a recovery from this base backup follows; `None` if it does not lead through the backup.
-fn history_for(
-    base: &Base,
-    bases: &[&Base],
-    archived: Option<&Archived>,
-    follow: FollowTimeline,
-) -> Option<TimelineHistory> {
+fn history_for(base: &Base, bases: &[&Base], archived: Option<&Archived>, follow: FollowTimeline) -> Option<TimelineHistory> {
     let known = |timeline: Timeline| {
         let found = archived.and_then(|a| a.histories.iter().find(|h| h.timeline == timeline));
         found.cloned().unwrap_or_else(|| TimelineHistory::root(timeline))

@@ -34,7 +34,13 @@ fn base(n: u8, timeline: u32, stop: u64, minutes: i64) -> Base {
 }
 
 fn stretch(timeline: u32, from: u64, to: u64, newest: Option<i64>) -> Stretch {
-    Stretch { timeline: Timeline(timeline), from: Lsn(from * MIB), to: Lsn(to * MIB), newest: newest.map(time), quiet_after: None }
+    Stretch {
+        timeline: Timeline(timeline),
+        from: Lsn(from * MIB),
+        to: Lsn(to * MIB),
+        newest: newest.map(time),
+        quiet_after: None,
+    }
 }
 
 fn history(timeline: u32, ancestors: &[(u32, u64)]) -> TimelineHistory {
@@ -163,10 +169,7 @@ fn without_an_archive_only_the_base_backups_own_end_is_there() {
 fn timelines_are_followed_where_they_lead() {
     // Timeline 2 left 1 at 150 MiB; 3 left 1 at 120 MiB. The switch lies inside a segment, which the successor has whole.
     let histories = [history(1, &[]), history(2, &[(1, 150)]), history(3, &[(1, 120)])];
-    let all = archived(
-        &histories,
-        &[stretch(1, 0, 144, None), stretch(2, 144, 320, Some(300)), stretch(3, 112, 200, Some(400))],
-    );
+    let all = archived(&histories, &[stretch(1, 0, 144, None), stretch(2, 144, 320, Some(300)), stretch(3, 112, 200, Some(400))]);
     let bases = [base(1, 1, 100, 100), base(2, 2, 200, 200)];
     // The latest is 3, and the newer base backup is not on its history.
     assert_eq!(chosen(&bases, &all, &wish(Target::End)).0, 1);
