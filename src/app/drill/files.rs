@@ -23,7 +23,7 @@ pub(super) async fn volume(work: &Work, found: &Found, scratch: &Scratch, findin
     let mut watch = Watch::start(work);
     let progress = Arc::new(Progress::default());
     let options = Options { verify: true, ..Options::default() };
-    let report = restore_volume::run(found, scratch.join("files"), options, progress.clone(), &work.cancel).await?;
+    let report = restore_volume::run(found, scratch.join("files"), options, progress.clone(), work.memory, &work.cancel).await?;
     watch.step("restore and verify", findings);
     let count = |n: &std::sync::atomic::AtomicU64| n.load(std::sync::atomic::Ordering::Relaxed);
     findings.bytes = count(&progress.bytes_written);

@@ -34,7 +34,7 @@ use super::job::leased::{self, Asked, Held};
 use super::read_lock::with_read_lock;
 use super::restore::{self, Source};
 use super::select::{Found, Pick, Reference};
-use super::{Context, blocking, lock_holder};
+use super::{Context, blocking, lock_holder, memory_share};
 use crate::config::settings::{Drill, Job};
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::http::DrillMetrics;
@@ -189,6 +189,8 @@ struct Work {
     name: String,
     drill: Drill,
     snapshot: Snapshot,
+    /// Its memory budget, in bytes.
+    memory: u64,
     cancel: Cancel,
 }
 
@@ -227,6 +229,8 @@ async fn drill(ctx: &Context, job: &Job, options: &Options, report: &mut Report,
         name: job.selector().to_string(),
         drill: job.drill.clone(),
         snapshot: found.snapshot.clone(),
+        // In the daemon others may be at work, too.
+        memory: memory_share(ctx.settings(), if options.due.is_some() { ctx.settings().limits.jobs } else { 1 }),
         cancel: ctx.cancel().clone(),
     };
     let source = restore::source_of(&found)?;
