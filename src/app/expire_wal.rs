@@ -184,8 +184,7 @@ fn system(identity: &wal::Identity, survey: &Survey) -> System {
 
 /// Everything that may need WAL of this cluster. What cannot be read may.
 fn gather(name: &str, known: &Known, systems: Vec<System>) -> Cluster {
-    let mut cluster =
-        Cluster { systems, windows: known.windows.get(name).cloned().unwrap_or_default(), ..Cluster::default() };
+    let mut cluster = Cluster { systems, windows: known.windows.get(name).cloned().unwrap_or_default(), ..Cluster::default() };
     for snapshot in known.snapshots.iter().filter(|s| base_facts::is_base(s)) {
         let facts = match known.facts.get(&snapshot.id) {
             Some(Ok(facts)) if facts.cluster == name => facts,

@@ -1,8 +1,8 @@
 //! The use cases, one file each: what each command does, readable as prose.
 
 mod altered;
-mod base_facts;
 pub mod backup;
+mod base_facts;
 pub mod cat;
 pub mod check;
 pub mod collect;

@@ -36,7 +36,9 @@ pub(super) async fn run(s: &Session, a: Args) -> Result<Done> {
     if jobs.is_empty() {
         return Err(Error::new(Kind::Usage, "there is no job to drill").hint("Add jobs to the tenant in the configuration."));
     }
-    let scratch = a.scratch.map(|dir| std::path::absolute(&dir).map_err(|e| Error::new(Kind::Usage, format!("--scratch {}", dir.display())).because(e)));
+    let scratch = a.scratch.map(|dir| {
+        std::path::absolute(&dir).map_err(|e| Error::new(Kind::Usage, format!("--scratch {}", dir.display())).because(e))
+    });
     let options = Options { scratch: scratch.transpose()?, ..Options::default() };
     let (mut done, mut failed): (Vec<Report>, Vec<Error>) = (Vec::new(), Vec::new());
     // One after the other: two at a time would measure each other.

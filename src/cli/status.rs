@@ -25,7 +25,8 @@ pub(super) async fn run(s: &Session, a: Args) -> Result<Done> {
     let ctx = s.context(&a.place, a.selector.as_ref())?;
     let jobs = status::run(&ctx, a.selector.as_ref()).await?;
     s.out.print(&serde_json::json!({ "jobs": jobs }), |t| {
-        let mut table = Table::new(&["JOB", "STATE", "LAST (UTC)", "AGE", "SIZE", "SNAPSHOTS", "NEXT (UTC)", "DRILL", "SCHEDULE"]);
+        let mut table =
+            Table::new(&["JOB", "STATE", "LAST (UTC)", "AGE", "SIZE", "SNAPSHOTS", "NEXT (UTC)", "DRILL", "SCHEDULE"]);
         let dash = || "-".to_owned();
         for j in &jobs {
             let last = j.last.as_ref();

@@ -20,7 +20,17 @@ fn id(n: u32) -> Id {
 }
 
 fn snapshot(n: u32, time: Time) -> Candidate {
-    Candidate { id: id(n), time, end: None, job: Some("main".into()), complete: true, altered: false, hold: false, size: 1, system: None }
+    Candidate {
+        id: id(n),
+        time,
+        end: None,
+        job: Some("main".into()),
+        complete: true,
+        altered: false,
+        hold: false,
+        size: 1,
+        system: None,
+    }
 }
 
 fn all(times: &[&str]) -> Vec<Candidate> {
@@ -301,9 +311,18 @@ fn an_upgrade_pushes_nothing_out_until_the_new_system_fills_the_rule() {
 fn keeps() -> impl Strategy<Value = Keep> {
     let n = || prop::option::weighted(0.4, 1u32..6);
     let d = || prop::option::weighted(0.3, 1u64..40 * 86_400).prop_map(|d| d.map(Duration::from_secs));
-    (n(), n(), n(), n(), n(), n(), d(), d()).prop_map(|(last, hourly, daily, weekly, monthly, yearly, within, recovery_window)| {
-        Keep { last, hourly, daily, weekly, monthly, yearly, within, recovery_window }
-    })
+    (n(), n(), n(), n(), n(), n(), d(), d()).prop_map(
+        |(last, hourly, daily, weekly, monthly, yearly, within, recovery_window)| Keep {
+            last,
+            hourly,
+            daily,
+            weekly,
+            monthly,
+            yearly,
+            within,
+            recovery_window,
+        },
+    )
 }
 
 /// Mostly complete, mostly ours, mostly past; clustered so that periods are shared.

@@ -47,10 +47,10 @@ pub(super) async fn run(
     findings: &mut Findings,
 ) -> Result<()> {
     let facts = facts(&found).await?;
-    let (dirs, cancel, user, major) =
-        (work.drill.server_dirs.clone(), work.cancel.clone(), work.drill.user.clone(), facts.major);
+    let (dirs, cancel, user, major) = (work.drill.server_dirs.clone(), work.cancel.clone(), work.drill.user.clone(), facts.major);
     let (programs, user) =
-        blocking(move || Ok((Clients::find(&dirs, &cancel).server(major, true)?.clone(), RunAs::choose(user.as_deref())?))).await?;
+        blocking(move || Ok((Clients::find(&dirs, &cancel).server(major, true)?.clone(), RunAs::choose(user.as_deref())?)))
+            .await?;
     findings.checks.push(Check::passed("server", format!("PostgreSQL {} of {}", programs.version, programs.dir.display())));
     let mut watch = Watch::start(work);
     let place = Arc::new(Place::new(scratch, programs, user, &work.drill.settings)?);
@@ -230,7 +230,9 @@ fn amcheck(work: &Work, place: &Place, server: &Server, findings: &mut Findings)
     };
     let Some(program) = place.program("pg_amcheck").ok().filter(|_| available) else {
         let dir = place.programs.dir.display();
-        findings.warnings.push(format!("tables and indexes were not checked: pg_amcheck or its extension is not installed with {dir}"));
+        findings
+            .warnings
+            .push(format!("tables and indexes were not checked: pg_amcheck or its extension is not installed with {dir}"));
         return Ok(());
     };
     let connection = server.connection()?;

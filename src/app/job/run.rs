@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
-use super::super::facts::{is_complete, is_of_job};
 use super::super::expire_wal::{self, ClusterWal};
+use super::super::facts::{is_complete, is_of_job};
 use super::super::retention::Rules;
 use super::super::{Context, backup, check_commands, collect, lock_holder, retention};
 use super::attempts::{self, Patience};
@@ -263,7 +263,8 @@ async fn retain_locked(ctx: &Context, job: &Job, options: &Options, repo: &Repos
     let lock = repo.lock_within(LockMode::Shared, &lock_holder(), RETENTION_LOCK_WAIT, ctx.cancel()).await?;
     let applied = async {
         let snapshots = repo.load_snapshots().await?;
-        let applied = retention::apply(ctx, repo, &Rules::of(job), &snapshots, Some(&lock), retention::Options::default()).await?;
+        let applied =
+            retention::apply(ctx, repo, &Rules::of(job), &snapshots, Some(&lock), retention::Options::default()).await?;
         Ok::<_, Error>((applied, expire_wal(ctx, job, repo).await?))
     }
     .await;

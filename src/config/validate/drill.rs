@@ -74,7 +74,8 @@ fn lay_over(
         }
     }
     if let Some(all) = &raw.assertions {
-        made.assertions = all.iter().enumerate().filter_map(|(i, a)| assertion(a, &format!("{path}.assertions[{i}]"), out)).collect();
+        made.assertions =
+            all.iter().enumerate().filter_map(|(i, a)| assertion(a, &format!("{path}.assertions[{i}]"), out)).collect();
     }
     if let Some(beat) = &raw.heartbeat {
         made.heartbeat = heartbeat(beat, &at("heartbeat"), source, names, out).or(made.heartbeat.take());

@@ -72,7 +72,10 @@ fn with_a_window_older_bases_keep_only_what_makes_them_consistent() {
     let wants = |at: u64| need.wants(Timeline(1), Lsn(at), Lsn(at + 1));
     assert!(wants(100) && wants(109) && !wants(110) && !wants(99));
     assert!(wants(505) && !wants(511), "not the newest before the window");
-    assert!(!wants(699) && wants(700) && wants(800) && wants(5000), "the window begins on day 40, so it needs the base of day 38");
+    assert!(
+        !wants(699) && wants(700) && wants(800) && wants(5000),
+        "the window begins on day 40, so it needs the base of day 38"
+    );
     // Another job of the cluster that has no window wants all since its own.
     c.bases[1].job = "other".into();
     let (need, _) = only(&c, day(50));

@@ -7,6 +7,7 @@ use std::process::Command;
 use serde_json::Value;
 
 use super::{World, check, until};
+use crate::cli::Ran;
 use crate::support::postgres::{Server, server_bin};
 use crate::wal_cli::program;
 
@@ -33,16 +34,26 @@ impl Archived {
         );
         let archived = Self { world, server };
         archived.configure(&jobs);
-        // The server's user archives; what it makes must not belong to somebody else.
-        let owner = std::os::unix::fs::MetadataExt::uid(&std::fs::metadata(archived.server.data()).unwrap());
-        for name in ["store", "cache"] {
-            let dir = archived.world.path().join(name);
-            std::fs::create_dir_all(&dir).unwrap();
-            assert!(Command::new("chown").arg("-R").arg(owner.to_string()).arg(dir).status().unwrap().success());
-        }
+        archived.own();
         archived.sql("CREATE TABLE orders AS SELECT g AS id, repeat('x', 100) AS note FROM generate_series(1, 5000) g");
         archived.sql("CREATE INDEX ON orders (id)");
         archived
+    }
+
+    /// The server's user archives; what we made must not keep it from that.
+    fn own(&self) {
+        let owner = std::os::unix::fs::MetadataExt::uid(&std::fs::metadata(self.server.data()).unwrap());
+        for name in ["store", "cache"] {
+            let dir = self.world.path().join(name);
+            std::fs::create_dir_all(&dir).unwrap();
+            assert!(Command::new("chown").arg("-R").arg(owner.to_string()).arg(dir).status().unwrap().success());
+        }
+    }
+
+    fn run(&self, args: &[&str]) -> Ran {
+        let ran = self.world.run(args);
+        self.own();
+        ran
     }
 
     fn configure(&self, jobs: &str) {
@@ -64,7 +75,7 @@ impl Archived {
     }
 
     fn backup(&self) {
-        self.world.run(&["backup", "acme/main"]).ok();
+        self.run(&["backup", "acme/main"]).ok();
     }
 
     /// Every object of the repository but reports and leases, which belong to drills.
@@ -73,7 +84,11 @@ impl Archived {
         while let Some(dir) = open.pop() {
             for entry in std::fs::read_dir(dir).unwrap() {
                 let path = entry.unwrap().path();
-                if path.is_dir() { open.push(path) } else { drop(all.insert(path)) }
+                if path.is_dir() {
+                    open.push(path);
+                } else {
+                    all.insert(path);
+                }
             }
         }
         all.retain(|p| !["/strongroom/reports/", "/strongroom/leases/"].iter().any(|own| p.to_string_lossy().contains(own)));
@@ -83,7 +98,9 @@ impl Archived {
     fn segments(&self) -> Vec<String> {
         let is_segment = |name: &str| name.len() == 24 && name.bytes().all(|b| b.is_ascii_hexdigit());
         let name = |p: &PathBuf| p.file_name().unwrap().to_string_lossy().into_owned();
-        let mut all: Vec<String> = self.objects().iter().filter(|p| p.to_string_lossy().contains("/wal/main/")).map(name).filter(|n| is_segment(n)).collect();
+        let objects = self.objects();
+        let archived = objects.iter().filter(|p| p.to_string_lossy().contains("/wal/main/"));
+        let mut all: Vec<String> = archived.map(name).filter(|n| is_segment(n)).collect();
         all.sort();
         all
     }
@@ -110,7 +127,7 @@ fn recovers_to_the_end(major: u32) {
         archived.sql("SELECT extract(epoch FROM max(pg_xact_commit_timestamp(xmin))) FROM orders").parse().unwrap();
 
     let (before, in_place) = (archived.objects(), listing(Path::new(&place)));
-    let ran = archived.world.run(&["drill", "acme/main"]).ok();
+    let ran = archived.run(&["drill", "acme/main"]).ok();
     let report = &ran.json()["drills"][0];
     for name in ["server", "recovery", "database postgres", "pg_amcheck", "assertion 1", "assertion 2", "assertion 3"] {
         assert_eq!(check(report, name)["ok"], true, "{report:#}");
@@ -159,7 +176,7 @@ fn wal_that_cannot_be_read_fails_the_drill_and_ends_no_recovery_early() {
     bytes[middle] ^= 1;
     std::fs::remove_file(&path).unwrap();
     std::fs::write(&path, bytes).unwrap();
-    let report = &archived.world.run(&["drill", "acme/main"]).exits(1).json()["drills"][0];
+    let report = &archived.run(&["drill", "acme/main"]).exits(1).json()["drills"][0];
     let message = report["failure"]["message"].as_str().unwrap();
     assert!(message.contains(victim) && message.contains("is damaged"), "{message}");
     assert_eq!((archived.world.left().len(), report["ok"].as_bool()), (0, Some(false)));
@@ -171,7 +188,7 @@ fn wal_goes_with_the_base_backups_that_needed_it_and_not_before() {
     archived.settle();
     archived.settle();
     // Without a base backup nothing goes, and somebody is told.
-    let ran = archived.world.run(&["prune"]).ok();
+    let ran = archived.run(&["prune"]).ok();
     let cluster = &ran.json()["tenants"][0]["wal"][0];
     assert_eq!((cluster["cluster"].as_str(), cluster["systems"][0]["removed_segments"].as_u64()), (Some("main"), Some(0)));
     assert!(cluster["alarms"][0].as_str().unwrap().contains("no complete base backup"), "{cluster:#}");
@@ -181,7 +198,7 @@ fn wal_goes_with_the_base_backups_that_needed_it_and_not_before() {
     archived.backup();
     archived.settle();
     let start = facts(&archived);
-    let dry = archived.world.run(&["prune", "--dry-run"]).ok().json();
+    let dry = archived.run(&["prune", "--dry-run"]).ok().json();
     let system = dry["tenants"][0]["wal"][0]["systems"][0].clone();
     assert!(system["removed_segments"].as_u64().unwrap() >= 2, "{system:#}");
     assert!(system["needed"][0]["reason"].as_str().unwrap().contains("recovery from base backup"), "{system:#}");
@@ -197,27 +214,27 @@ fn wal_goes_with_the_base_backups_that_needed_it_and_not_before() {
     let text = String::from_utf8(text.stdout).unwrap();
     assert!(text.contains("WAL of cluster main") && text.contains(&format!("timeline 1 from {start}: recovery from")), "{text}");
 
-    archived.world.run(&["prune"]).ok();
+    archived.run(&["prune"]).ok();
     let left = archived.segments();
     assert!(!left.contains(&all[0]) && left.len() < all.len() + 3, "{all:?} {left:?}");
-    archived.world.run(&["drill", "acme/main"]).ok();
+    archived.run(&["drill", "acme/main"]).ok();
 
     // The next backup takes over; the base before goes, and then its WAL.
     archived.backup();
     archived.settle();
-    let second = archived.world.run(&["prune"]).ok().json();
+    let second = archived.run(&["prune"]).ok().json();
     let tenant = &second["tenants"][0];
     assert_eq!((tenant["removed"].as_u64(), tenant["wal"][0]["alarms"].as_array().map(Vec::len)), (Some(1), Some(0)));
     assert!(tenant["wal"][0]["systems"][0]["removed_segments"].as_u64().unwrap() > 0, "{tenant:#}");
-    archived.world.run(&["drill", "acme/main"]).ok();
-    archived.world.run(&["check"]).ok();
+    archived.run(&["drill", "acme/main"]).ok();
+    archived.run(&["check"]).ok();
 }
 
 /// Where the replay of the newest base backup begins.
 fn facts(archived: &Archived) -> String {
-    let snapshots = archived.world.run(&["snapshots", "acme/main"]).ok().json();
+    let snapshots = archived.run(&["snapshots", "acme/main"]).ok().json();
     let id = snapshots["snapshots"].as_array().unwrap().last().unwrap()["id"].as_str().unwrap().to_owned();
-    let manifest = archived.world.run(&["cat", &id, ".strongroom/manifest.json"]).ok();
+    let manifest = archived.run(&["cat", &id, ".strongroom/manifest.json"]).ok();
     let manifest: Value = serde_json::from_str(&manifest.out).unwrap();
     manifest["facts"]["pg_base"]["start"].as_str().unwrap().to_owned()
 }

@@ -30,7 +30,12 @@ fn a_dump_is_restored_with_roles_and_tablespaces_and_asked() {
         let server = Server::start(major);
         let place = Path::new(&server.data()).parent().unwrap().join("tablespace");
         std::fs::create_dir(&place).unwrap();
-        std::os::unix::fs::chown(&place, Some(std::os::unix::fs::MetadataExt::uid(&std::fs::metadata(server.data()).unwrap())), None).unwrap();
+        std::os::unix::fs::chown(
+            &place,
+            Some(std::os::unix::fs::MetadataExt::uid(&std::fs::metadata(server.data()).unwrap())),
+            None,
+        )
+        .unwrap();
         server.sql("postgres", &format!("CREATE ROLE clerk; CREATE TABLESPACE far LOCATION '{}'", place.display()));
         shop(&server, "shop");
         server.sql("shop", "ALTER TABLE orders OWNER TO clerk; CREATE TABLE elsewhere (x int) TABLESPACE far");

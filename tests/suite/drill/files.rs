@@ -84,7 +84,10 @@ fn a_damaged_repository_fails_the_drill_and_status_tells() {
 fn no_backup_and_a_stale_drill_are_told() {
     let world = World::new(JOBS);
     let ran = world.run(&["drill", "acme/words"]).exits(1).json();
-    assert_eq!((ran["drills"][0]["failure"]["kind"].as_str(), &ran["drills"][0]["snapshot"]), (Some("not_found"), &serde_json::Value::Null));
+    assert_eq!(
+        (ran["drills"][0]["failure"]["kind"].as_str(), &ran["drills"][0]["snapshot"]),
+        (Some("not_found"), &serde_json::Value::Null)
+    );
     world.run(&["backup", "acme/words"]).ok();
     world.run(&["drill", "acme/words"]).ok();
     world.run(&["status", "--check", "acme/words"]).ok();
@@ -110,8 +113,8 @@ fn a_scratch_directory_that_is_too_small_is_told_before_anything_is_restored() {
     let world = world();
     let scratch = world.path().join("scratch");
     let mount = ["-t", "tmpfs", "-o", "size=1m", "none"];
-    let mounted = is_root()
-        && Command::new("mount").args(mount).arg(&scratch).stderr(Stdio::null()).status().is_ok_and(|s| s.success());
+    let mounted =
+        is_root() && Command::new("mount").args(mount).arg(&scratch).stderr(Stdio::null()).status().is_ok_and(|s| s.success());
     if !mounted {
         // Only root may mount; the unit test of the check runs everywhere.
         return;
@@ -120,7 +123,10 @@ fn a_scratch_directory_that_is_too_small_is_told_before_anything_is_restored() {
     let (left, _) = (world.left(), Command::new("umount").arg(&scratch).status().unwrap());
     let report = &ran.exits(1).json()["drills"][0];
     let message = report["failure"]["message"].as_str().unwrap();
-    assert!(message.contains("has room for") && report["failure"]["hint"].as_str().unwrap().contains("drill.scratch"), "{message}");
+    assert!(
+        message.contains("has room for") && report["failure"]["hint"].as_str().unwrap().contains("drill.scratch"),
+        "{message}"
+    );
     assert_eq!((left.len(), report["bytes"].as_u64()), (0, Some(0)));
     // Another place has room.
     world.run(&["drill", "acme/files", "--scratch", "elsewhere"]).ok();
