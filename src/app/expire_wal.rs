@@ -90,6 +90,9 @@ pub async fn run(
         snapshots: left,
     };
     let now = ctx.store_time(repo.store()).await.context(what)?;
+    if !dry_run && known.holds.as_ref().is_ok_and(|all| all.iter().any(|(_, h)| h.expires <= now)) {
+        hold::sweep(repo).await.context(what)?;
+    }
     let mut out = Vec::new();
     for name in clusters {
         let archive = Archive::open(repo.store().clone(), repo.object_seal()?, &name)?;

@@ -62,18 +62,19 @@ impl Script {
             failed: home.join("failed"),
         };
         let path = home.join("fetch.sh");
-        fs::write(&path, text(&desk, std::process::id())).context(|| format!("write {}", path.display()))?;
+        fs::write(&path, text(&desk)).context(|| format!("write {}", path.display()))?;
         place.give(&path)?;
         let restore_command = format!("/bin/sh {} %f \"%p\"", shell_word(&path.display().to_string()));
         Ok(Self { restore_command, desk })
     }
 }
 
-/// 1 only for what is proven missing; 255, which ends recovery with an error, for everything else.
-fn text(desk: &Desk, pid: u32) -> String {
+/// 1 only for what is proven missing; 255, which ends recovery with an error, for everything else: also when the server is gone, which
+/// dies with this process. It begins in the data directory.
+fn text(desk: &Desk) -> String {
     let word = |p: &Path| shell_word(&p.display().to_string());
     format!(
-        "name=$1 to=$2\n: > {ask}/\"$name\" || exit 255\nwhile [ -e /proc/{pid} ] && [ ! -e {failed} ]; do\n\
+        "name=$1 to=$2\n: > {ask}/\"$name\" || exit 255\nwhile read -r server < postmaster.pid && kill -0 \"$server\" 2>/dev/null && [ ! -e {failed} ]; do\n\
          if [ -e {have}/\"$name\" ]; then mv {have}/\"$name\" \"$to\" && exit 0; exit 255; fi\n\
          if [ -e {none}/\"$name\" ]; then rm {none}/\"$name\"; exit 1; fi\n\
          sleep 0.02\ndone\nexit 255\n",

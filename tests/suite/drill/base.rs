@@ -3,8 +3,12 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 
 use serde_json::Value;
+use strongroom::app::Context;
+use strongroom::runtime::{Cancel, SystemClock};
+use strongroom::store::{Key, PutMode};
 
 use super::{World, check, until};
 use crate::cli::Ran;
@@ -93,6 +97,21 @@ impl Archived {
         }
         all.retain(|p| !["/strongroom/reports/", "/strongroom/leases/"].iter().any(|own| p.to_string_lossy().contains(own)));
         all
+    }
+
+    /// Puts this hold into the repository, in the place of any other.
+    fn hold(&self, json: &str) {
+        let config = self.world.config();
+        let settings = strongroom::config::load(&config, []).unwrap();
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        runtime.block_on(async {
+            let ctx = Context::new(settings, Arc::new(SystemClock), Cancel::new());
+            let repo = ctx.repository(&"acme".parse().unwrap()).await.unwrap();
+            let key = Key::new("strongroom/holds/restore-test").unwrap();
+            let sealed = repo.object_seal().unwrap().seal(key.as_str(), json.as_bytes()).unwrap();
+            repo.store().put(&key, sealed.into(), PutMode::Overwrite).await.unwrap();
+        });
+        self.own();
     }
 
     fn segments(&self) -> Vec<String> {
@@ -214,7 +233,27 @@ fn wal_goes_with_the_base_backups_that_needed_it_and_not_before() {
     let text = String::from_utf8(text.stdout).unwrap();
     assert!(text.contains("WAL of cluster main") && text.contains(&format!("timeline 1 from {start}: recovery from")), "{text}");
 
+    // A restore in progress keeps what it needs until its hold expires; one that cannot be read keeps everything.
+    let hold = |expires: &str| {
+        format!(
+            r#"{{"version":1,"cluster":"main","major":16,"system_identifier":"{}","timeline":1,"from":"0/1000000","snapshot":"{}","created":"2026-01-01T00:00:00Z","expires":"{expires}"}}"#,
+            archived.sql("SELECT system_identifier FROM pg_control_system()"),
+            "00".repeat(32)
+        )
+    };
+    let removed = |expires: &str| {
+        archived.hold(&hold(expires));
+        archived.run(&["prune", "--dry-run"]).ok().json()["tenants"][0]["wal"][0].clone()
+    };
+    assert_eq!(removed("2999-01-01T00:00:00Z")["systems"][0]["removed_segments"], 0);
+    assert_eq!(removed("2026-01-02T00:00:00Z")["systems"][0], system);
+    let unreadable = removed("no time");
+    assert_eq!(unreadable["systems"][0]["removed_segments"], 0);
+    assert!(unreadable["alarms"][0].as_str().unwrap().contains("holds/restore-test"), "{unreadable:#}");
+    archived.hold(&hold("2026-01-02T00:00:00Z"));
+
     archived.run(&["prune"]).ok();
+    assert!(archived.objects().iter().all(|p| !p.to_string_lossy().contains("/holds/")), "one that is over is swept");
     let left = archived.segments();
     assert!(!left.contains(&all[0]) && left.len() < all.len() + 3, "{all:?} {left:?}");
     archived.run(&["drill", "acme/main"]).ok();
@@ -228,6 +267,18 @@ fn wal_goes_with_the_base_backups_that_needed_it_and_not_before() {
     assert!(tenant["wal"][0]["systems"][0]["removed_segments"].as_u64().unwrap() > 0, "{tenant:#}");
     archived.run(&["drill", "acme/main"]).ok();
     archived.run(&["check"]).ok();
+
+    // A base backup that cannot be read may need any of it.
+    archived.settle();
+    for pack in archived.objects().into_iter().filter(|p| p.to_string_lossy().contains("/acme/data/")) {
+        let mut bytes = std::fs::read(&pack).unwrap();
+        bytes.iter_mut().for_each(|b| *b ^= 1);
+        std::fs::remove_file(&pack).unwrap();
+        std::fs::write(&pack, bytes).unwrap();
+    }
+    let cluster = archived.run(&["prune", "--dry-run"]).ok().json()["tenants"][0]["wal"][0].clone();
+    assert_eq!(cluster["systems"][0]["removed_segments"], 0);
+    assert!(cluster["alarms"][0].as_str().unwrap().contains("says about itself"), "{cluster:#}");
 }
 
 /// Where the replay of the newest base backup begins.
