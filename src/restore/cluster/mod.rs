@@ -288,7 +288,9 @@ fn check_label(data: &Folder) -> Result<()> {
 /// No server runs as root, nor with files of root's.
 fn owned_by_root(meta: &Metadata) -> Option<String> {
     let root = rustix::process::geteuid().is_root() && meta.uid == 0;
-    root.then(|| "the files belong to root, as recorded: give them to the server's user (`chown -R`) before it is started".to_owned())
+    root.then(|| {
+        "the files belong to root, as recorded: give them to the server's user (`chown -R`) before it is started".to_owned()
+    })
 }
 
 /// `pg_control`, and what it says.

@@ -179,7 +179,10 @@ fn plans_say_what_will_happen_and_refusals_what_could() {
     assert!(plan["restore_command"].as_str().unwrap().ends_with("wal fetch %f \"%p\" --job acme/wal"), "{plan}");
     assert!(plan["bytes"].as_u64().unwrap() > 10_000_000 && plan["estimated_seconds"].as_u64().unwrap() > 0);
     let wal = &plan["wal"];
-    assert!(wal["segments"].as_u64().unwrap() >= 2 && wal["bytes"].as_u64().unwrap() == wal["segments"].as_u64().unwrap() << 24, "{wal}");
+    assert!(
+        wal["segments"].as_u64().unwrap() >= 2 && wal["bytes"].as_u64().unwrap() == wal["segments"].as_u64().unwrap() << 24,
+        "{wal}"
+    );
     assert_eq!(wal["first"].as_str().unwrap().len(), 24);
     assert!(plan["newest_commit"].is_string(), "{plan}");
     assert_eq!(plan["windows"][0]["snapshot"], id.as_str());
@@ -266,7 +269,10 @@ fn a_restore_holds_its_wal() {
     site.restore(&to, &[]).exits(1);
     assert_eq!(site.place.objects("/holds/").len(), 1);
     let again = site.restore(&to, &["--delta", "--verify", "--archive", "on"]).ok().json();
-    assert!(again["result"]["bytes_written"].as_u64().unwrap() < again["result"]["bytes_reused"].as_u64().unwrap() / 10, "{again}");
+    assert!(
+        again["result"]["bytes_written"].as_u64().unwrap() < again["result"]["bytes_reused"].as_u64().unwrap() / 10,
+        "{again}"
+    );
     assert!(!Path::new(&to).join("strongroom.restored").exists());
 }
 

@@ -51,6 +51,14 @@ pub fn bin(major: u32) -> PathBuf {
     bin.unwrap_or_else(|| panic!("PostgreSQL {major} is not in {}: run `make tools` (tests/tools/postgres.sh)", cache.display()))
 }
 
+/// The same, where the user that servers run as can reach them.
+pub fn server_bin(major: u32) -> PathBuf {
+    match user() {
+        Some(user) => reachable(&bin(major), user),
+        None => bin(major),
+    }
+}
+
 impl Server {
     /// Starts a new, empty server that listens on its socket only.
     pub fn start(major: u32) -> Self {
