@@ -78,8 +78,12 @@ async fn files_are_sent_ahead_and_answered_in_order() {
     push_some(&place.folder(), 1, [1]).await;
     let (now, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let (entered, left, seen) = (now.clone(), now, most.clone());
-    let enter = move |_: &Logged| drop(seen.fetch_max(entered.fetch_add(1, SeqCst) + 1, SeqCst));
-    let leave = move |_: &Logged| drop(left.fetch_sub(1, SeqCst));
+    let enter = move |_: &Logged| {
+        seen.fetch_max(entered.fetch_add(1, SeqCst) + 1, SeqCst);
+    };
+    let leave = move |_: &Logged| {
+        left.fetch_sub(1, SeqCst);
+    };
     for fault in [Fault::Before(Arc::new(enter)), Fault::Slow(Duration::from_millis(50)), Fault::After(Arc::new(leave))] {
         place.store.add(Rule::new(fault).on([Op::Put]));
     }
