@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::store;
 use crate::config::Settings;
-use crate::config::settings::{Job, Tenant};
+use crate::config::settings::{Job, Tenant, WalJob};
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::model::{Selector, TenantName};
 use crate::repository::{LockHolder, RepoEnv, Repository};
@@ -22,6 +22,12 @@ pub struct Context {
     clock: Arc<dyn Clock>,
     cancel: Cancel,
     open: Arc<tokio::sync::Mutex<HashMap<TenantName, Opened>>>,
+}
+
+impl std::fmt::Debug for Context {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Context").finish_non_exhaustive()
+    }
 }
 
 #[derive(Clone)]
@@ -87,6 +93,39 @@ impl Context {
                 Some(job) => Ok(vec![job]),
                 None => Err(unknown("job", &selector.to_string(), tenant.jobs.keys().map(|j| j.as_str()))),
             },
+        }
+    }
+
+    /// The WAL archives a selector names: one, or all of a tenant; without a selector, all of every tenant.
+    ///
+    /// # Errors
+    /// [`Kind::Usage`] for a name that does not exist, with the nearest one.
+    pub fn wal_jobs(&self, selector: Option<&Selector>) -> Result<Vec<&WalJob>> {
+        let Some(selector) = selector else {
+            return Ok(self.settings.tenants.values().flat_map(|t| t.wal.values()).collect());
+        };
+        let tenant = self.tenant(&selector.tenant)?;
+        match &selector.job {
+            None => Ok(tenant.wal.values().collect()),
+            Some(job) => match tenant.wal.get(job) {
+                Some(job) => Ok(vec![job]),
+                None => Err(unknown("`pg_wal` job", &selector.to_string(), tenant.wal.keys().map(|j| j.as_str()))),
+            },
+        }
+    }
+
+    /// The one WAL archive that is meant.
+    ///
+    /// # Errors
+    /// [`Kind::Usage`] if the selector names none, or several.
+    pub fn wal_job(&self, selector: Option<&Selector>) -> Result<&WalJob> {
+        match self.wal_jobs(selector)?.as_slice() {
+            [one] => Ok(one),
+            [] => Err(Error::new(Kind::Usage, "the configuration has no `pg_wal` job here").hint("Add one: `strongroom config schema` tells its settings.")),
+            several => {
+                let names: Vec<String> = several.iter().map(|j| j.selector().to_string()).collect();
+                Err(Error::new(Kind::Usage, "there are several `pg_wal` jobs").hint(format!("Name one with --job: {}.", names.join(", "))))
+            }
         }
     }
 

@@ -31,6 +31,7 @@ mod store;
 mod stored_files;
 mod tree_path;
 pub mod unlock;
+pub mod wal;
 
 use std::path::PathBuf;
 

@@ -15,6 +15,7 @@ mod diff;
 mod doctor;
 mod hold;
 mod init;
+mod install;
 mod key;
 mod logging;
 mod ls;
@@ -29,6 +30,7 @@ mod snapshots;
 mod status;
 mod unlock;
 mod version;
+mod wal;
 
 use std::process::ExitCode;
 
@@ -75,6 +77,8 @@ enum Command {
     Status(status::Args),
     Coverage(coverage::Args),
     Doctor(doctor::Args),
+    Wal(wal::Args),
+    Install(install::Args),
     Config(config::Args),
     Completions(completions::Args),
     Version(version::Args),
@@ -87,31 +91,44 @@ enum Done {
     Ok,
     /// The exit code of this kind; everything was said already.
     Said(Kind),
+    /// `wal fetch`: proven not to be in the archive. Exit code 1.
+    Missing,
 }
 
 /// Parses the process's arguments, runs the command and tells the exit code.
 #[must_use]
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let arguments: Vec<std::ffi::OsString> = std::env::args_os().collect();
+    // PostgreSQL reads more out of some exit codes than "failed", whatever the failure.
+    let codes = wal::Codes::of(&arguments);
+    ExitCode::from(codes.exit_code(|| answer(&arguments)))
+}
+
+/// As [`main`], with the documented exit codes.
+fn answer(arguments: &[std::ffi::OsString]) -> u8 {
+    let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         Err(e) => {
             // Help and version go to standard output with code 0, mistakes to standard error with code 2.
             let code = if e.use_stderr() { Kind::Usage.exit_code() } else { 0 };
             // Nothing can be told to somebody who has closed both.
             drop(e.print());
-            return ExitCode::from(code);
+            return code;
         }
     };
-    logging::start(&cli.global, matches!(cli.command, Command::Run(_)));
+    let mut global = cli.global.clone();
+    global.quiet |= cli.command.is_called_all_the_time() && global.verbose == 0;
+    logging::start(&global, matches!(cli.command, Command::Run(_)));
     secret::allow_commands(cli.global.allow_commands || cli.command.brings_its_own_program());
     crate::app::trust_endpoints(cli.global.trust_endpoint.clone());
     let json = cli.global.json && !cli.command.streams_data();
     match run(cli) {
-        Ok(Done::Ok) => ExitCode::SUCCESS,
-        Ok(Done::Said(kind)) => ExitCode::from(kind.exit_code()),
+        Ok(Done::Ok) => 0,
+        Ok(Done::Said(kind)) => kind.exit_code(),
+        Ok(Done::Missing) => wal::MISSING,
         Err(e) => {
             output::print_error(&e, json);
-            ExitCode::from(e.kind().exit_code())
+            e.kind().exit_code()
         }
     }
 }
@@ -142,6 +159,11 @@ impl Command {
         }
     }
 
+    /// Whether a server calls it for every file, and keeps what it says: then success says nothing.
+    fn is_called_all_the_time(&self) -> bool {
+        matches!(self, Command::Wal(a) if a.is_called_all_the_time())
+    }
+
     /// Whether standard output is data and not a report.
     fn streams_data(&self) -> bool {
         match self {
@@ -170,6 +192,8 @@ impl Command {
             Command::Status(a) => status::run(s, a).await,
             Command::Coverage(a) => coverage::run(s, a).await,
             Command::Doctor(a) => doctor::run(s, a).await,
+            Command::Wal(a) => wal::run(s, a).await,
+            Command::Install(a) => install::run(s, &a),
             Command::Config(a) => config::run(s, a),
             Command::Completions(a) => completions::run(&a, &mut Cli::command()),
             Command::Version(a) => version::run(s, &a),

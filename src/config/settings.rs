@@ -39,6 +39,8 @@ pub struct Tenant {
     pub repository: Repository,
     /// By name; may be empty, for a tenant that is only restored.
     pub jobs: BTreeMap<JobName, Job>,
+    /// The `pg_wal` jobs by name. They run all the time and make no snapshots, so they are not among `jobs`; no name is in both.
+    pub wal: BTreeMap<JobName, WalJob>,
 }
 
 /// Where a tenant's repository is and how it is opened.
@@ -79,6 +81,95 @@ impl Job {
     pub fn selector(&self) -> Selector {
         Selector { tenant: self.tenant.clone(), job: Some(self.name.clone()) }
     }
+}
+
+/// One WAL archive.
+#[derive(Debug, Clone)]
+pub struct WalJob {
+    /// Whose job.
+    pub tenant: TenantName,
+    /// Its name.
+    pub name: JobName,
+    /// Where WAL comes from and how it is kept.
+    pub settings: WalSettings,
+}
+
+impl WalJob {
+    /// `tenant/job`.
+    #[must_use]
+    pub fn selector(&self) -> Selector {
+        Selector { tenant: self.tenant.clone(), job: Some(self.name.clone()) }
+    }
+}
+
+/// How a WAL archive is fed and read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WalSettings {
+    /// The cluster's hosts, as a libpq URL or key=value string. Read at each connection. Always there with [`WalMode::Receive`].
+    pub url: Option<Secret>,
+    /// The password, where the URL holds none.
+    pub password: Option<Secret>,
+    /// How WAL gets into the archive.
+    pub mode: WalMode,
+    /// The folder of the archive below `wal/`; one job a cluster.
+    pub cluster: String,
+    /// The physical replication slot.
+    pub slot: String,
+    /// How far the archive may lag behind a server that WAL is streamed from.
+    pub max_lag: Duration,
+    /// The slot is let go when it holds back more than this many bytes of WAL. `None`: never.
+    pub max_slot_size: Option<u64>,
+    /// The server's data directory, where this process can reach it. Absolute.
+    pub data_directory: Option<PathBuf>,
+    /// How new WAL is compressed.
+    pub compression: WalCompression,
+    /// Segments pushed or fetched at the same time, at least 1.
+    pub parallel: usize,
+    /// Bytes of WAL read ahead during a recovery.
+    pub prefetch: u64,
+    /// How long a fetch goes on trying to reach the store.
+    pub fetch_timeout: Duration,
+    /// The socket that the daemon serves, absolute; `None`: none.
+    pub socket: Option<PathBuf>,
+    /// Users that may use the socket beside root and the daemon's own.
+    pub socket_uids: Vec<u32>,
+    /// Primary groups whose members may use the socket; the first one owns it.
+    pub socket_gids: Vec<u32>,
+    /// For WAL on its way, absolute. `None`: a directory of the job's own in the cache.
+    pub spool: Option<PathBuf>,
+}
+
+/// How WAL gets into an archive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WalMode {
+    /// The server pushes it.
+    Archive,
+    /// It is streamed from the server.
+    Receive,
+}
+
+impl WalMode {
+    /// The word in configs and output.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            WalMode::Archive => "archive",
+            WalMode::Receive => "receive",
+        }
+    }
+}
+
+/// How WAL is compressed. zstd takes its level from the repository.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WalCompression {
+    /// zstd.
+    Zstd,
+    /// gzip.
+    Gzip,
+    /// lz4.
+    Lz4,
+    /// As it is.
+    None,
 }
 
 /// What the daemon serves.

@@ -1,7 +1,9 @@
 //! Hashing, sealing and key derivation. Pure computation: no store, no clock.
 
 mod hash;
+pub mod object;
 mod seal;
 
 pub use hash::{LANES, Sha256, sha256, sha256_many};
+pub use object::{Codec, Content, ObjectSeal};
 pub use seal::{MasterKey, OpenError, SEAL_OVERHEAD, random};

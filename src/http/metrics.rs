@@ -11,6 +11,7 @@ use prometheus_client::registry::Registry;
 
 use super::job::JobMetrics;
 use super::process;
+use super::wal::{WalFamilies, WalMetrics};
 use crate::model::Time;
 
 /// A gauge of seconds or bytes.
@@ -81,6 +82,7 @@ pub(super) struct Families {
     pub(super) running: Family<Job, Gauge>,
     pub(super) snapshots: Family<Job, Gauge>,
     pub(super) removed: Family<Job, Counter>,
+    pub(super) wal: WalFamilies,
     jobs: Gauge,
     reload_good: Gauge,
     reload_time: Number,
@@ -159,6 +161,7 @@ impl Metrics {
             f.snapshots.clone(),
         );
         r.register("job_removed_snapshots", "Snapshots that retention removed", f.removed.clone());
+        f.wal.register(r);
         Self { families: f, registry: Arc::new(registry) }
     }
 
@@ -166,6 +169,12 @@ impl Metrics {
     #[must_use]
     pub fn job(&self, tenant: &str, job: &str) -> JobMetrics {
         JobMetrics { families: Arc::clone(&self.families), job: Job { tenant: tenant.into(), job: job.into() } }
+    }
+
+    /// The metrics of one WAL archive.
+    #[must_use]
+    pub fn wal(&self, tenant: &str, job: &str) -> WalMetrics {
+        WalMetrics { families: Arc::clone(&self.families), job: Job { tenant: tenant.into(), job: job.into() } }
     }
 
     /// How many jobs there are now.

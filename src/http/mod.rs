@@ -14,11 +14,13 @@ mod metrics;
 mod process;
 mod server;
 mod text;
+mod wal;
 
 pub use health::Health;
 pub use job::{JobMetrics, Run};
 pub use metrics::Metrics;
 pub use server::{bind, serve};
+pub use wal::WalMetrics;
 
 #[cfg(test)]
 mod tests;

@@ -16,6 +16,7 @@ mod passfile;
 pub mod replication;
 mod session;
 mod settings;
+mod slots;
 mod tls;
 pub mod wal_header;
 
@@ -26,4 +27,5 @@ pub use endpoint::{Endpoint, TargetAttrs};
 pub use replication::Replication;
 pub use session::{ServerVersion, Session, connect, get, quote_ident};
 pub use settings::ConnectionSettings;
+pub use slots::{SlotCare, keep_physical_slot};
 pub use wal_header::WalHeader;

@@ -138,6 +138,23 @@ impl ConnectionSettings {
         Self { target, ..self.clone() }
     }
 
+    /// Each of the hosts alone, in the order in which they are to be tried, with the role its server must have.
+    #[must_use]
+    pub fn hosts(&self) -> Vec<Self> {
+        let passes = match self.target {
+            TargetAttrs::PreferStandby => vec![TargetAttrs::Standby, TargetAttrs::Any],
+            target => vec![target],
+        };
+        let with = |target| self.endpoints.iter().map(move |e| Self { target, ..self.pinned(e) });
+        passes.into_iter().flat_map(with).collect()
+    }
+
+    /// Each of the hosts that those settings do not have, whatever its role.
+    #[must_use]
+    pub fn others(&self, than: &Self) -> Vec<Self> {
+        self.endpoints.iter().filter(|e| !than.endpoints.contains(e)).map(|e| self.pinned(e)).collect()
+    }
+
     /// The role to log in as; without one, the name of the operating system's user.
     #[must_use]
     pub fn user(&self) -> Option<&str> {
@@ -303,5 +320,10 @@ mod tests {
         let endpoint = s.endpoints.get(1).unwrap().clone();
         assert_eq!(s.pinned(&endpoint).to_string(), "b:2");
         assert_eq!(s.pinned(&endpoint).with_database("x").database(), Some("x"));
+        let shown = |l: Vec<ConnectionSettings>| l.iter().map(|s| format!("{s} {}", s.target.as_str())).collect::<Vec<_>>();
+        assert_eq!(shown(s.hosts()), ["a:1 primary", "b:2 primary"]);
+        assert_eq!(shown(s.others(&s.pinned(&endpoint))), ["a:1 any"]);
+        let prefer = parse("host=a,b target_session_attrs=prefer-standby").unwrap();
+        assert_eq!(shown(prefer.hosts()), ["a:5432 standby", "b:5432 standby", "a:5432 any", "b:5432 any"]);
     }
 }

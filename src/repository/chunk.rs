@@ -90,6 +90,9 @@ pub(crate) struct Chunker {
     masks: (u64, u64),
     blocks: Blocks,
     block: Vec<u8>,
+    /// What the last block held beyond its chunks; the next one begins with it. Copied only then, so that whoever waits
+    /// for room does not hold two blocks.
+    rest: Bytes,
 }
 
 impl Chunker {
@@ -101,6 +104,7 @@ impl Chunker {
             masks: fastcdc::v2020::select_masks(limits.avg, fastcdc::v2020::Normalization::Level1),
             blocks,
             block: Vec::new(),
+            rest: Bytes::new(),
         }
     }
 
@@ -131,12 +135,14 @@ impl Chunker {
 
     /// Gives out what is left.
     pub(crate) fn finish(mut self, out: &mut Vec<Bytes>) {
+        self.grow();
         self.cut(true, out);
     }
 
     fn grow(&mut self) {
         if self.block.capacity() == 0 {
             self.block = self.blocks.take(self.limits.block);
+            self.block.extend_from_slice(&std::mem::take(&mut self.rest));
         }
     }
 
@@ -147,14 +153,9 @@ impl Chunker {
             at += self.next(rest);
             ends.push(at);
         }
-        let rest = self.block.get(at..).unwrap_or(&[]);
-        let mut next = Vec::new();
-        if !rest.is_empty() {
-            next = self.blocks.take(self.limits.block);
-            next.extend_from_slice(rest);
-        }
-        let block = std::mem::replace(&mut self.block, next);
+        let block = std::mem::take(&mut self.block);
         let block = Bytes::from_owner(Shared { block, blocks: self.blocks.clone() });
+        self.rest = block.slice(at..);
         let mut start = 0;
         for end in ends {
             out.push(block.slice(start..end));

@@ -52,7 +52,7 @@ pub use survey::{Finding, Findings};
 pub use tree::{decode_tree, encode_tree, visit_tree};
 pub use writer::{Done, FileContent, FileWriter, Lane, PendingFile, Saved, Writer, WriterOptions, WriterStats};
 
-use crate::crypto::MasterKey;
+use crate::crypto::{MasterKey, ObjectSeal};
 use crate::error::{Context, Error, Kind, Result};
 use crate::model::Id;
 use crate::runtime::{Cancel, Clock, SecretText};
@@ -193,6 +193,14 @@ impl Repository {
     #[must_use]
     pub fn id(&self) -> Id {
         self.0.config.id
+    }
+
+    /// Seals and opens objects of our own, below `strongroom/` and `wal/`.
+    ///
+    /// # Errors
+    /// None in practice; see [`ObjectSeal::new`].
+    pub fn object_seal(&self) -> Result<ObjectSeal> {
+        ObjectSeal::new(self.key(), self.id())
     }
 
     /// The key file that opened it.

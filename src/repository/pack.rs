@@ -90,6 +90,8 @@ impl Codec {
         let stored = if uncompressed == 0 { plain } else { &self.compressed };
         self.sealed.clear();
         key.seal_into(stored, &mut self.sealed);
+        // Into the memory that the compressed bytes had: it is in the processor's cache, and they are needed no more.
+        std::mem::swap(&mut self.opened, &mut self.compressed);
         self.opened.clear();
         key.open_into(&self.sealed, &mut self.opened).map_err(|e| bug("does not open after sealing").because(e))?;
         let same = if uncompressed == 0 {
@@ -102,6 +104,7 @@ impl Codec {
                 .map_err(|e| bug("does not decompress").because(e))?;
             self.plain == plain
         };
+        std::mem::swap(&mut self.opened, &mut self.compressed);
         if !same {
             return Err(bug("changed while it was sealed"));
         }

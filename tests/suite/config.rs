@@ -287,3 +287,51 @@ fn what_the_documentation_shows_is_read() {
         yaml(&text).unwrap_or_else(|m| panic!("{m}\n{text}"));
     }
 }
+
+#[test]
+fn wal_jobs_are_apart_from_the_others_and_have_defaults() {
+    use strongroom::config::settings::{WalCompression, WalMode};
+    let text = r#"
+repository: { url: file:///srv/backups, password: { value: x } }
+tenants:
+  acme:
+    jobs:
+      a: { volume: { path: /data } }
+      wal: { pg_wal: { data_directory: /var/lib/postgresql/data } }
+      other: { pg_wal: { url: "postgres://h/", cluster: other, socket: none, compression: lz4, max_lag: 2s, socket_uids: [999] } }
+"#;
+    let settings = yaml(text).expect("valid");
+    let acme = settings.tenants.values().next().expect("acme");
+    assert_eq!((acme.jobs.len(), acme.wal.len()), (1, 2));
+    let wal = &acme.wal[&"wal".parse().expect("a name")].settings;
+    assert_eq!((wal.mode, wal.cluster.as_str(), wal.slot.as_str()), (WalMode::Archive, "main", "strongroom"));
+    assert_eq!(wal.socket.as_deref(), Some(std::path::Path::new("/run/strongroom/acme.sock")));
+    let other = &acme.wal[&"other".parse().expect("a name")].settings;
+    assert_eq!((other.mode, other.compression, &other.socket), (WalMode::Receive, WalCompression::Lz4, &None));
+    assert_eq!((other.max_lag.as_secs(), other.socket_uids.as_slice()), (2, [999].as_slice()));
+}
+
+#[test]
+fn mistakes_of_wal_jobs_are_told() {
+    let found = mistakes(
+        r#"
+repository: { url: file:///srv/backups, password: { value: x } }
+tenants:
+  acme:
+    jobs:
+      one: { pg_wal: { mode: receive, slot: "No Slot", cluster: "../x", socket: relative, parallel: 0 }, policy: daily, keep: { daily: 1 } }
+      two: { pg_wal: { max_lag: 1ms, max_slot_size: 1, socket_uids: [-1] } }
+      three: { pg_wal: {} }
+  beta: { jobs: { wal: { pg_wal: { socket: /run/strongroom/acme.sock } } } }
+"#,
+    );
+    let text = Mistakes(found.clone()).to_string();
+    let one = ["pg_wal.url", "pg_wal.slot", "pg_wal.cluster", "pg_wal.socket", "pg_wal.parallel", "policy", "keep"];
+    let one = one.iter().map(|f| format!("tenants.acme.jobs.one.{f}"));
+    let two = ["max_lag", "max_slot_size", "socket_uids[0]"].iter().map(|f| format!("tenants.acme.jobs.two.pg_wal.{f}"));
+    let others = ["tenants.acme.jobs.two.pg_wal", "tenants.beta.jobs.wal.pg_wal.socket"].map(str::to_owned);
+    for path in one.chain(two).chain(others) {
+        assert!(found.iter().any(|m| m.path == path), "no mistake at {path} in\n{text}");
+    }
+    assert_eq!(found.len(), 12, "{text}");
+}

@@ -20,3 +20,5 @@ mod repository;
 mod store;
 mod support;
 mod volume;
+mod wal;
+mod wal_cli;

@@ -277,7 +277,7 @@ async fn every_way_to_log_in_works_and_unsafe_ones_do_not() {
          SET password_encryption = 'scram-sha-256'; CREATE ROLE strong LOGIN REPLICATION PASSWORD 'hunter2'; CREATE ROLE bare LOGIN REPLICATION PASSWORD 'hunter2'",
     );
     server.install_hba(
-        "local all all trust\nhostssl replication strong all scram-sha-256\nhost replication weak all md5\nhost replication bare all password\n",
+        "local all all trust\nlocal replication all trust\nhostssl replication strong all scram-sha-256\nhost replication weak all md5\nhost replication bare all password\n",
     );
     let (port, ca) = (server.port(), dir.path().join("ca.crt").display().to_string());
     let url = |user: &str, rest: &str| settings(&format!("postgresql://{user}@localhost:{port}/{rest}"));

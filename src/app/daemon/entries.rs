@@ -6,7 +6,7 @@ use async_trait::async_trait;
 
 use super::scheduler::{Entry, Limits};
 use super::turn::{Ended, Loaded, Task};
-use crate::app::{Context, check_commands, job};
+use crate::app::{Context, check_commands, job, wal};
 use crate::config::Settings;
 use crate::config::settings::{Http, Job};
 use crate::error::Result;
@@ -41,10 +41,11 @@ impl Builder {
         let at_once = limits.total.min(jobs.len()).max(1);
         let entries: Result<Vec<_>> = jobs.into_iter().map(|job| self.entry(&ctx, job, budget / at_once as u64)).collect();
         let entries = entries?;
-        if entries.is_empty() {
+        let services = wal::daemon::Services::of(&ctx, &self.metrics)?;
+        if entries.is_empty() && services.is_empty() {
             tracing::warn!("the configuration has no jobs");
         }
-        Ok(Loaded { entries, limits })
+        Ok(Loaded { entries, limits, services })
     }
 
     fn entry(&self, ctx: &Context, job: &Job, memory: u64) -> Result<Entry<Arc<dyn Task>>> {

@@ -8,6 +8,7 @@ use tokio::sync::mpsc;
 
 use super::scheduler::{Entry, Limits, Scheduler, Settled};
 use super::turn::{Ended, Event, Loaded, Task, Turn};
+use crate::app::wal::daemon::Services;
 use crate::error::{Error, Kind, Result};
 use crate::http::{Health, Metrics};
 use crate::model::Time;
@@ -141,7 +142,7 @@ fn entry(text: &str, fake: Fake) -> Entry<Arc<dyn Task>> {
 }
 
 fn loaded(entries: Vec<Entry<Arc<dyn Task>>>) -> Loaded {
-    Loaded { entries, limits: Limits { total: 4, per_store: 4 } }
+    Loaded { entries, limits: Limits { total: 4, per_store: 4 }, services: Services::default() }
 }
 
 struct Daemon {
@@ -225,7 +226,7 @@ async fn limits_hold_and_nothing_starves() {
     let entries = (0..9).map(|i| entry("0 2 * * *", fake(&world, &format!("a/j{i}")))).collect();
     let now = t("2026-11-21T00:00:00Z");
     world.done.lock().extend((0..9).map(|i| (format!("a/j{i}"), now)));
-    let d = daemon(&world, Loaded { entries, limits: Limits { total: 3, per_store: 9 } });
+    let d = daemon(&world, Loaded { entries, limits: Limits { total: 3, per_store: 9 }, services: Services::default() });
     hours(1).await;
     assert_eq!(world.at_once.lock().1, 3);
     let said = world.said();
@@ -241,7 +242,7 @@ async fn a_busy_store_does_not_hold_up_another() {
     entries[3].store = "other".into();
     let now = t("2026-11-21T00:00:00Z");
     world.done.lock().extend((0..4).map(|i| (format!("a/j{i}"), now)));
-    let _d = daemon(&world, Loaded { entries, limits: Limits { total: 4, per_store: 1 } });
+    let _d = daemon(&world, Loaded { entries, limits: Limits { total: 4, per_store: 1 }, services: Services::default() });
     hours(1).await;
     assert_eq!(world.said(), ["02:00:00 a/j0 begins", "02:00:00 a/j3 begins", "02:01:00 a/j1 begins", "02:02:00 a/j2 begins"]);
 }

@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 use tracing::Instrument;
 
 use super::scheduler::{Due, Entry, Limits, Scheduler, Settled};
+use crate::app::wal;
 use crate::error::{Error, Kind, Result};
 use crate::http::{Health, Metrics};
 use crate::model::Time;
@@ -54,6 +55,8 @@ pub(super) enum Ended {
 pub(super) struct Loaded {
     pub(super) entries: Vec<Entry<Arc<dyn Task>>>,
     pub(super) limits: Limits,
+    /// What runs all the time beside the scheduled jobs: started when this is put in force, ended when the next one is.
+    pub(super) services: wal::daemon::Services,
 }
 
 /// What the loop is told from outside.
@@ -86,6 +89,7 @@ pub(super) struct Turn {
     /// Jobs with a lookup under way: its number, and what ends it.
     asked: BTreeMap<String, (u64, Cancel)>,
     asked_count: u64,
+    services: wal::daemon::Running,
 }
 
 impl Turn {
@@ -101,6 +105,7 @@ impl Turn {
             at_once: Arc::new(Semaphore::new(LOOKUPS)),
             asked: BTreeMap::new(),
             asked_count: 0,
+            services: wal::daemon::Running::default(),
         }
     }
 
@@ -144,6 +149,7 @@ impl Turn {
         let names: Vec<String> = loaded.entries.iter().map(|e| e.name.clone()).collect();
         let tasks: Vec<(String, Arc<dyn Task>)> = loaded.entries.iter().map(|e| (e.name.clone(), e.task.clone())).collect();
         let (new, gone) = self.scheduler.replace(loaded.entries, loaded.limits, now);
+        self.services.replace(loaded.services);
         self.metrics.jobs(names.len());
         self.metrics.reloaded(now);
         for name in &gone {
@@ -248,11 +254,15 @@ impl Turn {
         self.health.draining();
         self.runs.cancel();
         self.lookups.abort_all();
+        let services = self.services.end();
         let running = self.tasks.len();
         if running > 0 {
             tracing::info!("stopping: {running} running jobs have {} s to end", grace.as_secs());
         }
-        let all = async { while self.tasks.join_next().await.is_some() {} };
+        let all = async {
+            while self.tasks.join_next().await.is_some() {}
+            services.await;
+        };
         if tokio::time::timeout(grace, all).await.is_err() {
             let left = self.tasks.len();
             return Err(Error::new(Kind::Cancelled, format!("{left} jobs did not end within {} s and were cut off", grace.as_secs()))

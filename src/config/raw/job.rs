@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{RawSecret, RawSecretOrText, RawSize};
+use super::{RawPgWal, RawSecret, RawSecretOrText, RawSize};
 
 /// One job: exactly one source, and when to run it, and what to keep.
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
@@ -16,7 +16,7 @@ pub struct RawJob {
     pub pg_dump: Option<RawPgDump>,
     /// Physical base backup of a PostgreSQL cluster.
     pub pg_base: Option<RawPgBase>,
-    /// Continuous WAL archive (not available in this version).
+    /// Continuous WAL archive. It has no schedule and no retention of its own: WAL stays for as long as a base backup needs it.
     pub pg_wal: Option<RawPgWal>,
     /// A directory.
     pub volume: Option<RawVolume>,
@@ -136,21 +136,6 @@ pub enum RawCheckpoint {
     Fast,
     /// Its writes are spread over minutes, as the server's own.
     Spread,
-}
-
-/// A WAL archive. Not available in this version.
-#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-#[schemars(rename = "PgWal")]
-pub struct RawPgWal {
-    /// Connection URL, or a secret that holds one.
-    pub url: Option<RawSecretOrText>,
-    /// Replication slot.
-    pub slot: Option<String>,
-    /// How far the archive may lag behind: `5s`.
-    pub max_lag: Option<String>,
-    /// Name of the cluster. Default: `main`.
-    pub cluster: Option<String>,
 }
 
 /// A directory and everything below it.

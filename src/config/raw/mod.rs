@@ -5,6 +5,7 @@
 
 mod job;
 mod repository;
+mod wal;
 
 use std::collections::BTreeMap;
 
@@ -12,12 +13,13 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 pub use job::{
-    RawCheckpoint, RawCommand, RawFrom, RawHook, RawHooks, RawJob, RawKeep, RawOnChange, RawPgBase, RawPgDump, RawPgWal,
-    RawPolicy, RawVolume, RawWalInSnapshot,
+    RawCheckpoint, RawCommand, RawFrom, RawHook, RawHooks, RawJob, RawKeep, RawOnChange, RawPgBase, RawPgDump, RawPolicy, RawVolume,
+    RawWalInSnapshot,
 };
 pub use repository::{
     RawAccessTier, RawAzure, RawAzureAuth, RawChecksum, RawRepository, RawS3, RawSecret, RawSecretOrText, RawSse, RawTimeouts,
 };
+pub use wal::{RawPgWal, RawWalCompression, RawWalMode};
 
 /// The whole file.
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]

@@ -7,6 +7,7 @@ mod repository;
 mod secret;
 mod source;
 mod store;
+mod wal;
 mod when;
 
 use std::collections::BTreeMap;
@@ -44,6 +45,7 @@ pub(crate) fn validate(raw: &RawConfig, out: &mut Collector<'_>) -> Option<Setti
     }
     repository::check_unused_default(raw, out);
     overlap::check(&tenants, out);
+    wal::check_sockets(&tenants, out);
     let http = http(raw.http.as_ref(), out);
     let limits = limits(raw.limits.as_ref(), out);
     let cache_dir = raw.cache_dir.as_ref().map(PathBuf::from);
@@ -63,17 +65,23 @@ fn one_tenant(
     out: &mut Collector<'_>,
 ) -> Option<Tenant> {
     let repository = repository::repository(raw.repository.as_ref(), tenant.repository.as_ref(), path, rates, names, out);
-    let mut jobs = BTreeMap::new();
+    let (mut jobs, mut wals) = (BTreeMap::new(), BTreeMap::new());
     for (key, job) in &tenant.jobs {
         let path = join(&format!("{path}.jobs"), key);
         let job_name = name::<JobName>(key, &path, out);
         let Some(stand_in) = job_name.clone().or_else(|| "x".parse().ok()) else { continue };
+        if wal::is_wal_only(job) {
+            let made = wal::job(job, stand_in, &path, names, out);
+            wals.extend(job_name.zip(made));
+            continue;
+        }
         let made = job::job(job, stand_in, &path, policies, names, out);
         if let (Some(name), Some(job)) = (job_name, made) {
             jobs.insert(name, job);
         }
     }
-    Some(Tenant { name: names.tenant.clone(), repository: repository?, jobs })
+    wal::check_clusters(&wals, path, out);
+    Some(Tenant { name: names.tenant.clone(), repository: repository?, jobs, wal: wals })
 }
 
 fn name<T: std::str::FromStr>(text: &str, path: &str, out: &mut Collector<'_>) -> Option<T>

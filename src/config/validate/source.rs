@@ -27,14 +27,9 @@ pub(super) fn source(raw: &RawJob, path: &str, names: &mut Names<'_>, out: &mut 
     .filter_map(|(name, is)| is.then_some(name))
     .collect();
     match given.as_slice() {
-        [one] => {
-            if *one == "pg_wal" {
-                let hint = "Use `pg_dump` for this database until then.";
-                out.add_hint(format!("{path}.{one}"), format!("`{one}` is not available in this version"), hint);
-            }
-        }
+        [_] => {}
         [] if out.is_bad(path) => {}
-        [] => out.add_hint(path, "the job has no source", "Add one of `pg_dump`, `pg_base`, `volume` and `command`."),
+        [] => out.add_hint(path, "the job has no source", "Add one of `pg_dump`, `pg_base`, `pg_wal`, `volume` and `command`."),
         several => out.add(path, format!("a job has one source, and this one has {}", several.join(", "))),
     }
     for (field, is) in [("on_change", raw.on_change.is_some()), ("hooks", raw.hooks.is_some())] {

@@ -7,9 +7,9 @@ use super::refusal::Words;
 use crate::error::{Error, Kind, Result};
 
 /// What carries the bytes: a socket, or TLS on one.
-pub(super) trait Carrier: AsyncRead + AsyncWrite + Send + Unpin {}
+pub(super) trait Carrier: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
 
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Carrier for T {}
+impl<T: AsyncRead + AsyncWrite + Send + Sync + Unpin> Carrier for T {}
 
 /// Longer messages than this are not believed. Real ones have at most 128 KiB of WAL or of a backup, or are a history file.
 const MAX_MESSAGE: usize = 16 << 20;

@@ -79,7 +79,7 @@ impl Default for WriterOptions {
 impl WriterOptions {
     /// Options whose buffers stay within `budget` bytes for the whole process.
     ///
-    /// Peak ≈ 25 MiB for the program + 48 B a known blob + 24 B a new one + (uploads + 2) packs + tree pack + queue +
+    /// Peak ≈ 25 MiB for the program + 48 B a known blob + 24 B a new one + (uploads + 1) packs + tree pack + queue +
     /// per lane 4 × the largest blob (2 MiB) + per walker one block (4 MiB): about 110 MiB on two processors, whatever
     /// the input. A budget of 512 MiB and more buys larger packs, and so fewer requests, and more uploads at a time.
     #[must_use]

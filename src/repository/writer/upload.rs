@@ -18,6 +18,8 @@ use crate::store::{Key, Payload, PutMode};
 
 /// A header of a stock client's limit holds 409,199 blobs; ours stay far below, for quick rebuilds of an index.
 const PACK_BLOBS: usize = 20_000;
+/// What a pack's memory has beyond its limit, for the header: enough for 6,000 blobs.
+const HEADER_ROOM: usize = 256 << 10;
 
 pub(super) struct Packer {
     open: [Mutex<PackBuilder>; 2],
@@ -79,24 +81,29 @@ impl Packer {
             BlobType::Data => (data, shared.options.pack_size),
             BlobType::Tree => (tree, shared.options.tree_pack_size),
         };
-        let full = {
-            let mut pack = open.lock();
+        let mut pack = open.lock();
+        let full = pack.len() + blob.bytes.len() > limit || pack.count() >= PACK_BLOBS;
+        if full && !pack.is_empty() {
+            // Waited for inside the pack's lock: one pack is open and `uploads` are under way, and no lane holds another.
+            let permit = self.permit(shared)?;
+            let memory = self.spare.lock().pop().unwrap_or_else(|| Vec::with_capacity(limit + HEADER_ROOM));
+            let closed = std::mem::replace(&mut *pack, PackBuilder::new(kind, memory));
             pack.add(id, blob)?;
-            if pack.len() < limit && pack.count() < PACK_BLOBS {
-                return Ok(());
-            }
-            let memory = self.spare.lock().pop().unwrap_or_else(|| Vec::with_capacity(limit + (1 << 20)));
-            std::mem::replace(&mut *pack, PackBuilder::new(kind, memory))
-        };
-        self.upload(shared, full)
+            drop(pack);
+            return self.upload(shared, closed, permit);
+        }
+        pack.add(id, blob)
     }
 
-    fn upload(&self, shared: &Arc<Shared>, pack: PackBuilder) -> Result<()> {
+    /// The right to one upload, when one is free.
+    fn permit(&self, shared: &Shared) -> Result<OwnedSemaphorePermit> {
+        let permit = shared.repo.runtime().block_on(self.uploads.clone().acquire_owned());
+        permit.map_err(|e| Error::new(Kind::Bug, "uploads were closed").because(e))
+    }
+
+    fn upload(&self, shared: &Arc<Shared>, pack: PackBuilder, permit: OwnedSemaphorePermit) -> Result<()> {
         let sealed = pack.finish(shared.repo.key())?;
         let runtime = shared.repo.runtime().clone();
-        let permit = runtime
-            .block_on(self.uploads.clone().acquire_owned())
-            .map_err(|e| Error::new(Kind::Bug, "uploads were closed").because(e))?;
         let (shared, spare, pending, lock) = (shared.clone(), self.spare.clone(), self.pending.clone(), self.lock.clone());
         runtime.spawn(async move {
             let id = sealed.index.id;
@@ -143,7 +150,8 @@ impl Packer {
             for (open, kind) in self.open.iter().zip([BlobType::Data, BlobType::Tree]) {
                 let pack = std::mem::replace(&mut *open.lock(), PackBuilder::new(kind, Vec::new()));
                 if !pack.is_empty() {
-                    self.upload(shared, pack)?;
+                    let permit = self.permit(shared)?;
+                    self.upload(shared, pack, permit)?;
                 }
             }
         }

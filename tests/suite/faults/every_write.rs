@@ -161,10 +161,7 @@ async fn at_every_write(breaks: Breaks) {
         let report = world.run(&store, crate::backup::holder()).await.unwrap_or_else(|e| panic!("{at}: {}", e.report()));
         assert!(report.complete, "{at}");
         let again = uploaded(&store.writes());
-        assert!(
-            again + there <= whole + SLACK,
-            "{at}: {there} bytes were there, {again} uploaded again, {whole} are all"
-        );
+        assert!(again + there <= whole + SLACK, "{at}: {there} bytes were there, {again} uploaded again, {whole} are all");
         assert_eq!(bytes_in(&dir.path().join("locks")), 0, "{at}: a lock is left");
 
         let repo = world.repo.with_store(Arc::new(world.store(dir.path())));

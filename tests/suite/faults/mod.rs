@@ -89,7 +89,7 @@ fn bytes_in(folder: &Path) -> u64 {
 
 /// Waits until something is so; `what` for the complaint.
 #[track_caller]
-fn until(what: &str, mut so: impl FnMut() -> bool) {
+pub fn until(what: &str, mut so: impl FnMut() -> bool) {
     let began = Instant::now();
     while !so() {
         assert!(began.elapsed() < Duration::from_secs(60), "waited in vain until {what}");

@@ -1,7 +1,7 @@
 //! The store room against real servers, and its wrappers.
 
 mod azure;
-mod conformance;
+pub mod conformance;
 mod local;
 mod s3;
 mod wrappers;

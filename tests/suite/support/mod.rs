@@ -1,6 +1,7 @@
 //! What the tests share: servers, judges, comparisons.
 
 pub mod azurite;
+pub mod client;
 pub mod judges;
 pub mod namespace;
 pub mod postgres;

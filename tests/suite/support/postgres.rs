@@ -64,12 +64,26 @@ impl Server {
 
     /// The same, with further arguments for `initdb`: `-k`, `--wal-segsize=1`, …
     pub fn create(major: u32, tcp: bool, more: &[&str], config: &str) -> Self {
-        let server = Self::prepare(major, tcp);
-        let data = server.data();
-        let args = ["-D", &data, "-U", "postgres", "-A", "trust", "-N", "--encoding=UTF8", "--locale=C"];
-        run(server.as_user("initdb", &[&args, more].concat()), "initdb");
-        server.configure(config);
-        server.launch()
+        Self::prepare(major, tcp).init(more, config)
+    }
+
+    /// A new server whose `initdb` gets further arguments, on its socket only.
+    pub fn start_initdb(major: u32, arguments: &[&str], config: &str) -> Self {
+        Self::create(major, false, arguments, config)
+    }
+
+    fn init(self, arguments: &[&str], config: &str) -> Self {
+        let data = self.data();
+        let usual = ["-D", &data, "-U", "postgres", "-A", "trust", "-N", "--encoding=UTF8", "--locale=C"];
+        run(self.as_user("initdb", &[&usual, arguments].concat()), "initdb");
+        self.configure(config);
+        self.launch()
+    }
+
+    /// A server that has no data directory yet and does not run: something is restored to [`Server::data`], then it is
+    /// started with [`Server::restart`].
+    pub fn unborn(major: u32) -> Self {
+        Self::prepare(major, false)
     }
 
     /// A standby of this server, streaming from it.
@@ -284,6 +298,11 @@ impl Server {
         run(self.as_user("pg_ctl", &["-D", &self.data(), "stop", "-m", "immediate", "-w"]), "pg_ctl stop");
     }
 
+    /// `pg_ctl stop -m fast`: waits for everybody that streams from it.
+    pub fn stop_fast(&self) {
+        run(self.as_user("pg_ctl", &["-D", &self.data(), "stop", "-m", "fast", "-w"]), "pg_ctl stop");
+    }
+
     /// Makes a standby a primary on a timeline of its own, and waits until it is.
     pub fn promote(&self) {
         run(self.as_user("pg_ctl", &["-D", &self.data(), "promote", "-w"]), "pg_ctl promote");
@@ -302,8 +321,22 @@ impl Server {
         dir.to_str().unwrap().to_owned()
     }
 
+    /// `pg_ctl stop -m fast`.
+    pub fn stop(&self) {
+        run(self.as_user("pg_ctl", &["-D", &self.data(), "stop", "-m", "fast", "-w"]), "pg_ctl stop");
+    }
+
+    /// `pg_basebackup` of this server into the data directory of `copy`, which does not run; with further lines for its
+    /// `postgresql.conf`.
+    pub fn copy_to(&self, copy: &Self, more: &[&str], config: &str) {
+        let (host, port, data) = (self.socket_dir(), self.port.to_string(), copy.data());
+        let args = ["-h", &host, "-p", &port, "-U", "postgres", "-D", &data, "-c", "fast"];
+        run(copy.as_user("pg_basebackup", &[&args, more].concat()), "pg_basebackup");
+        copy.configure(config);
+    }
+
     /// A server program as the user it must run as.
-    fn as_user(&self, tool: &str, args: &[&str]) -> Command {
+    pub fn as_user(&self, tool: &str, args: &[&str]) -> Command {
         let (mut c, bin) = match user() {
             Some(user) => {
                 let mut c = Command::new("runuser");
@@ -334,7 +367,7 @@ pub fn kill(pid: i32) {
 }
 
 /// PostgreSQL refuses to run as root: the user to run it as instead, if we are root.
-fn user() -> Option<&'static str> {
+pub fn user() -> Option<&'static str> {
     static USER: OnceLock<Option<&'static str>> = OnceLock::new();
     *USER.get_or_init(|| {
         let answer = |program: &str, args: &[&str]| Command::new(program).args(args).output().ok().filter(|o| o.status.success());

@@ -1,0 +1,198 @@
+//! Accepts connections and answers them.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use strongroom_client::message::{Reply, Request, Server, WAIT_EVERY};
+use strongroom_client::wire;
+use tokio::net::UnixListener;
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+
+use super::super::shipper::Shipper;
+use super::listen::Listening;
+use crate::app::blocking;
+use crate::error::{Context, Error, Kind, Result};
+use crate::runtime::Cancel;
+use crate::wal::{Mode, SystemId};
+
+/// Connections at the same time. A server has one archiver; the rest is room for standbys and recoveries.
+const CONNECTIONS: usize = 32;
+/// A client sends its request at once.
+const REQUEST_TIME: Duration = Duration::from_secs(10);
+
+/// The jobs behind one socket.
+#[derive(Debug)]
+pub(in super::super) struct Service {
+    jobs: BTreeMap<String, Arc<Shipper>>,
+    /// Ends with the service; what it began is finished or given up.
+    stop: Cancel,
+    asked: Mutex<Instant>,
+}
+
+impl Service {
+    pub(in super::super) fn new(jobs: impl IntoIterator<Item = Arc<Shipper>>, stop: Cancel) -> Self {
+        let jobs = jobs.into_iter().map(|s| (s.job().name.to_string(), s)).collect();
+        Self { jobs, stop, asked: Mutex::new(Instant::now()) }
+    }
+
+    /// How long nobody has asked for anything.
+    pub(in super::super) fn idle(&self) -> Duration {
+        self.asked.lock().elapsed()
+    }
+
+    fn shipper(&self, job: &str) -> Result<&Arc<Shipper>> {
+        let found = match (job, self.jobs.len()) {
+            ("", 1) => self.jobs.values().next(),
+            _ => self.jobs.get(job),
+        };
+        found.ok_or_else(|| {
+            let known: Vec<&str> = self.jobs.keys().map(String::as_str).collect();
+            Error::new(Kind::Usage, format!("there is no `pg_wal` job `{}` behind this socket", job.escape_debug()))
+                .hint(format!("There are: {}.", known.join(", ")))
+        })
+    }
+
+    async fn answer(&self, line: &str, files: Vec<OwnedFd>) -> Result<Reply> {
+        *self.asked.lock() = Instant::now();
+        let request = Request::parse(line).map_err(|why| Error::new(Kind::Usage, why))?;
+        let files: Vec<File> = files.into_iter().map(File::from).collect();
+        match request {
+            Request::Push { job, names, server } => {
+                if names.len() != files.len() {
+                    let what = format!("{} names came with {} open files", names.len(), files.len());
+                    return Err(Error::new(Kind::Usage, what));
+                }
+                let shipper = self.shipper(&job)?;
+                shipper.push(names.into_iter().zip(files).collect(), server.map(system)).await?;
+                Ok(Reply::Stored)
+            }
+            Request::Fetch { job, name, mode, server } => {
+                let mut files = files.into_iter();
+                let (Some(file), None) = (files.next(), files.next()) else {
+                    return Err(Error::new(Kind::Usage, "a fetch comes with one open file"));
+                };
+                let mode = parse_mode(&mode)?;
+                let fetched = self.shipper(&job)?.fetch(&name, file, mode, server.map(system)).await?;
+                Ok(match fetched {
+                    super::super::Delivery::Delivered { bytes, .. } => Reply::Delivered(bytes),
+                    super::super::Delivery::Missing(why) => Reply::Missing(why),
+                })
+            }
+        }
+    }
+}
+
+fn system(server: Server) -> SystemId {
+    SystemId { major: server.major, identifier: server.identifier }
+}
+
+fn parse_mode(text: &str) -> Result<Mode> {
+    match text {
+        "recovery" => Ok(Mode::Recovery),
+        "standby" => Ok(Mode::Standby),
+        "rewind" => Ok(Mode::Rewind),
+        _ => Err(Error::new(Kind::Usage, format!("`{}` is no mode of fetch", text.escape_debug()))),
+    }
+}
+
+/// Answers until the service stops; then what is under way gets an answer, if it comes soon.
+///
+/// # Errors
+/// A listener that fails for good.
+pub(in super::super) async fn serve(listening: Listening, service: Arc<Service>) -> Result<()> {
+    let name = listening.place.path.display().to_string();
+    let listener = listening.listener.try_clone().and_then(UnixListener::from_std).context(|| format!("listen on {name}"))?;
+    let room = Arc::new(Semaphore::new(CONNECTIONS));
+    let mut open = tokio::task::JoinSet::new();
+    loop {
+        let Ok(room) = Arc::clone(&room).acquire_owned().await else { break };
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = service.stop.cancelled() => break,
+        };
+        while open.try_join_next().is_some() {}
+        let (stream, peer) = match accepted.and_then(|(s, _)| s.peer_cred().map(|p| (s, p))) {
+            Ok(connection) => connection,
+            Err(e) => {
+                tracing::warn!("{name}: {e}");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let refused = (!listening.place.lets_in(&peer)).then(|| {
+            Error::new(Kind::Denied, format!("user {} (group {}) may not use {name}", peer.uid(), peer.gid()))
+                .hint("Name the user in `socket_uids` of the `pg_wal` job.")
+        });
+        let service = Arc::clone(&service);
+        open.spawn(async move {
+            let _room = room;
+            let done = match stream.into_std() {
+                Ok(stream) => exchange(stream, &service, refused).await,
+                Err(e) => Err(e).context(|| "take over a connection"),
+            };
+            if let Err(e) = done {
+                // Clients that went away in the middle; they ask again.
+                tracing::debug!("{}", e.chain());
+            }
+        });
+    }
+    drop(listening);
+    let all = async { while open.join_next().await.is_some() {} };
+    // Whoever gets no answer asks again, elsewhere or later.
+    tokio::time::timeout(Duration::from_secs(2), all).await.ok();
+    Ok(())
+}
+
+/// One request and its answer.
+async fn exchange(stream: UnixStream, service: &Service, refused: Option<Error>) -> Result<()> {
+    let (stream, line, files) = blocking(move || {
+        stream.set_nonblocking(false).context(|| "set up a connection")?;
+        stream.set_read_timeout(Some(REQUEST_TIME)).context(|| "set up a connection")?;
+        stream.set_write_timeout(Some(REQUEST_TIME)).context(|| "set up a connection")?;
+        let (line, files) = wire::receive(&stream).context(|| "receive a request")?;
+        Ok((stream, line, files))
+    })
+    .await?;
+    if let Some(e) = refused {
+        tracing::warn!("{}", e.chain());
+        return say(&stream, &failure(&e)).await;
+    }
+    let answer = service.answer(&line, files);
+    tokio::pin!(answer);
+    loop {
+        let reply = tokio::select! {
+            answered = &mut answer => match answered {
+                Ok(reply) => reply,
+                Err(e) => {
+                    tracing::error!("{}", e.report());
+                    failure(&e)
+                }
+            },
+            () = tokio::time::sleep(WAIT_EVERY) => {
+                say(&stream, &Reply::Wait).await?;
+                continue;
+            }
+            () = service.stop.cancelled() => {
+                failure(&Error::new(Kind::Unavailable, "the daemon is ending").hint("The call is repeated by the server."))
+            }
+        };
+        return say(&stream, &reply).await;
+    }
+}
+
+fn failure(e: &Error) -> Reply {
+    Reply::Error { kind: e.kind().as_str().to_owned(), text: e.report() }
+}
+
+async fn say(stream: &UnixStream, reply: &Reply) -> Result<()> {
+    let mut stream = stream.try_clone().context(|| "answer a client")?;
+    let line = reply.line();
+    blocking(move || stream.write_all(line.as_bytes()).context(|| "answer a client")).await
+}

@@ -1,0 +1,311 @@
+//! `strongroom wal status`: how far the archive is, what it lacks, and to which points it can lead a recovery.
+
+mod live;
+mod windows;
+
+use serde::Serialize;
+
+use super::{bases, open};
+use crate::app::{Context, blocking};
+use crate::config::settings::WalJob;
+use crate::error::{Error, Result};
+use crate::model::{Lsn, SegmentName, Selector, Time, Timeline};
+use crate::wal::{Archive, Folder, Gap, Survey, SystemId};
+
+pub use live::{ServerStatus, Waiting, waiting};
+pub use windows::Window;
+
+/// One archive.
+#[derive(Debug, Clone, Serialize)]
+pub struct WalStatus {
+    /// Whose.
+    pub tenant: String,
+    /// Which `pg_wal` job.
+    pub job: String,
+    /// Name of the cluster.
+    pub cluster: String,
+    /// `archive` or `receive`.
+    pub mode: &'static str,
+    /// See [`State`].
+    pub state: State,
+    /// The systems that archived here, the current one last.
+    pub systems: Vec<SystemStatus>,
+    /// What the server itself tells, where it can be asked.
+    pub server: Option<ServerStatus>,
+    /// What waits in the server's `archive_status`, where that can be reached.
+    pub waiting: Option<Waiting>,
+    /// How far the archive is behind the server.
+    pub lag: Option<Lag>,
+    /// What could not be found out, and why. Not the same as "nothing".
+    pub errors: Vec<String>,
+}
+
+/// What a look at an archive says in one word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// As it should be, as far as could be seen.
+    Ok,
+    /// The server failed to archive its newest WAL, or files wait for over five minutes.
+    Behind,
+    /// WAL is missing between the first and the last segment of the current system.
+    Gap,
+    /// Nothing was ever archived.
+    Never,
+    /// The archive could not be read.
+    Unknown,
+}
+
+/// The WAL of one system.
+#[derive(Debug, Clone, Serialize)]
+pub struct SystemStatus {
+    /// `<major>-<system identifier>`.
+    pub system: SystemId,
+    /// Whether it is the one that archives now.
+    pub current: bool,
+    /// Bytes of one segment.
+    pub segment_size: u64,
+    /// Bytes of everything stored.
+    pub stored_bytes: u64,
+    /// The newest segment, by the time it was stored.
+    pub last: Option<Last>,
+    /// In ascending order.
+    pub timelines: Vec<TimelineStatus>,
+    /// Stretches that are known to be lost.
+    pub lost: Vec<Gap>,
+    /// To which points it can lead a recovery, one a base backup and way.
+    pub windows: Vec<Window>,
+}
+
+/// The newest segment.
+#[derive(Debug, Clone, Serialize)]
+pub struct Last {
+    /// Its name.
+    pub segment: SegmentName,
+    /// When it was stored, by the store's clock.
+    pub time: Time,
+    /// How long ago that was, in seconds.
+    pub age_seconds: f64,
+    /// One behind its last byte.
+    pub end: Lsn,
+}
+
+/// One timeline.
+#[derive(Debug, Clone, Serialize)]
+pub struct TimelineStatus {
+    /// Its number.
+    pub timeline: Timeline,
+    /// The one it left, and where; `null` for the first one, and where that is not known.
+    pub parent: Option<(Timeline, Lsn)>,
+    /// Segments without a hole between them.
+    pub ranges: Vec<Range>,
+    /// What is missing between these: from (inclusive) to (exclusive).
+    pub gaps: Vec<(Lsn, Lsn)>,
+    /// The segment of which only the beginning is stored.
+    pub unfinished: Option<SegmentName>,
+    /// WAL before this position was expired on purpose.
+    pub expired_below: Option<Lsn>,
+}
+
+/// Segments without a hole between them.
+#[derive(Debug, Clone, Serialize)]
+pub struct Range {
+    /// The first one.
+    pub first: SegmentName,
+    /// The last one.
+    pub last: SegmentName,
+    /// How many.
+    pub segments: u64,
+    /// Their stored bytes.
+    pub bytes: u64,
+    /// When the first one was stored.
+    pub from_time: Time,
+    /// When the last one was stored.
+    pub to_time: Time,
+}
+
+/// How far the archive is behind.
+#[derive(Debug, Clone, Serialize)]
+pub struct Lag {
+    /// WAL that the server has written and whole segments of the archive do not hold.
+    pub bytes: Option<u64>,
+    /// For how long there has been something that is not archived. An idle server's last segment counts only if it waits.
+    pub seconds: Option<f64>,
+}
+
+/// Files wait at most this long in a healthy system.
+const PATIENCE_SECS: f64 = 300.0;
+
+/// Looks at the archives that a selector names. What cannot be found out is told, and does not fail the call.
+///
+/// # Errors
+/// Only for a selector that names nothing.
+pub async fn run(ctx: &Context, selector: Option<&Selector>) -> Result<Vec<WalStatus>> {
+    let mut out = Vec::new();
+    for job in ctx.wal_jobs(selector)? {
+        out.push(one(ctx, job).await);
+    }
+    Ok(out)
+}
+
+async fn one(ctx: &Context, job: &WalJob) -> WalStatus {
+    let mut status = WalStatus {
+        tenant: job.tenant.to_string(),
+        job: job.name.to_string(),
+        cluster: job.settings.cluster.clone(),
+        mode: job.settings.mode.as_str(),
+        state: State::Ok,
+        systems: Vec::new(),
+        server: None,
+        waiting: None,
+        lag: None,
+        errors: Vec::new(),
+    };
+    let mut newest = None;
+    match stored(ctx, job).await {
+        Ok((systems, surveyed)) => (status.systems, newest) = (systems, surveyed),
+        Err(e) => {
+            status.state = State::Unknown;
+            status.errors.push(e.chain());
+        }
+    }
+    if let Some(server) = live::ask(ctx, job).await {
+        match server {
+            Ok(server) => status.server = Some(server),
+            Err(e) => status.errors.push(e.context("ask the server").chain()),
+        }
+    }
+    if let Some(data) = job.settings.data_directory.clone() {
+        let now = ctx.clock().now();
+        match blocking(move || waiting(&data.join("pg_wal"), now)).await {
+            Ok(waiting) => status.waiting = Some(waiting),
+            Err(e) => status.errors.push(e.chain()),
+        }
+    }
+    status.lag = lag(&status, newest.as_ref());
+    judge(&mut status);
+    status
+}
+
+/// A survey of the current system, with what it is of.
+type Surveyed = (SystemId, Survey);
+
+async fn stored(ctx: &Context, job: &WalJob) -> Result<(Vec<SystemStatus>, Option<Surveyed>)> {
+    let archive = open(ctx, job).await?;
+    let admitted = archive.systems().await?;
+    let now = ctx.store_time(ctx.repository(&job.tenant).await?.store()).await?;
+    let bases = bases::of(ctx, &job.tenant, &job.settings.cluster).await?;
+    let (mut out, mut newest) = (Vec::new(), None);
+    for (i, system) in admitted.iter().map(|a| a.system).enumerate() {
+        let current = i + 1 == admitted.len();
+        if let Some((status, survey)) = system_status(&archive, system, current, now, &bases).await? {
+            out.push(status);
+            newest = current.then_some((system, survey));
+        }
+    }
+    Ok((out, newest))
+}
+
+async fn system_status(
+    archive: &Archive,
+    system: SystemId,
+    current: bool,
+    now: Time,
+    bases: &[bases::Base],
+) -> Result<Option<(SystemStatus, Survey)>> {
+    let folder: Folder = archive.folder(system);
+    // Let in, and silent so far.
+    let Some(identity) = folder.identity().await? else { return Ok(None) };
+    let survey = folder.survey().await?;
+    let size = survey.segment_size();
+    let last = survey.segments().iter().max_by_key(|s| (s.stored, s.name)).map(|s| Last {
+        segment: s.name,
+        time: s.stored,
+        age_seconds: now.seconds_since(s.stored).max(0.0),
+        end: s.name.end(size),
+    });
+    let coverage = survey.coverage();
+    let timelines = coverage.iter().map(|coverage| {
+        let known = identity.known(coverage.timeline);
+        let history = identity.history(coverage.timeline);
+        TimelineStatus {
+            timeline: coverage.timeline,
+            parent: history.and_then(|h| h.ancestors.last().map(|a| (a.timeline, a.switch))),
+            ranges: coverage.ranges.iter().map(range).collect(),
+            gaps: coverage.gaps(),
+            unfinished: coverage.unfinished,
+            expired_below: known.and_then(|k| k.expired_below),
+        }
+    });
+    let status = SystemStatus {
+        system,
+        current,
+        segment_size: size.bytes(),
+        stored_bytes: survey.bytes(),
+        last,
+        timelines: timelines.collect(),
+        lost: identity.gaps.clone(),
+        windows: windows::of(&identity, &survey, bases),
+    };
+    Ok(Some((status, survey)))
+}
+
+fn range(r: &crate::wal::SegmentRange) -> Range {
+    Range {
+        first: r.first,
+        last: r.last,
+        segments: r.segments,
+        bytes: r.bytes,
+        from_time: r.first_stored,
+        to_time: r.last_stored,
+    }
+}
+
+/// Against the server where it answers, else by what waits.
+fn lag(status: &WalStatus, newest: Option<&Surveyed>) -> Option<Lag> {
+    let oldest = status.waiting.as_ref().map(|w| w.oldest_seconds);
+    let bytes = match (&status.server, newest) {
+        (Some(server), Some((_, survey))) => {
+            let segments = survey.segments().iter().filter(|s| s.name.timeline == server.timeline);
+            let reached = segments.last().map(|s| s.name.end(survey.segment_size()));
+            reached.map(|end| server.position.0.saturating_sub(end.0))
+        }
+        _ => status.waiting.as_ref().map(|w| w.bytes),
+    };
+    let since_last = || {
+        let last = status.systems.iter().find(|s| s.current)?.last.as_ref()?;
+        (bytes? > 0).then_some(last.age_seconds)
+    };
+    let seconds = oldest.or_else(since_last).or(bytes.filter(|b| *b == 0).map(|_| 0.0));
+    (bytes.is_some() || seconds.is_some()).then_some(Lag { bytes, seconds })
+}
+
+fn judge(status: &mut WalStatus) {
+    if status.state == State::Unknown {
+        return;
+    }
+    let current = status.systems.iter().find(|s| s.current);
+    let failing = status.server.as_ref().is_some_and(ServerStatus::is_failing);
+    let late = status.waiting.as_ref().is_some_and(|w| w.oldest_seconds > PATIENCE_SECS);
+    status.state = match current {
+        None => State::Never,
+        Some(system) if system.timelines.iter().any(|t| !t.gaps.is_empty()) => State::Gap,
+        Some(_) if failing || late => State::Behind,
+        Some(_) => State::Ok,
+    };
+}
+
+/// For `--check`: what is wrong, in one sentence.
+#[must_use]
+pub fn verdict(status: &WalStatus) -> Option<Error> {
+    use crate::error::Kind;
+    let job = format!("{}/{}", status.tenant, status.job);
+    let what = match status.state {
+        State::Ok => return None,
+        State::Behind => "the archive is behind",
+        State::Gap => "WAL is missing",
+        State::Never => "nothing was ever archived",
+        State::Unknown => "the archive could not be read",
+    };
+    Some(Error::new(Kind::Failed, format!("{job}: {what}")))
+}

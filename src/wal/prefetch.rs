@@ -1,0 +1,205 @@
+//! Downloading the next segments while the server replays this one.
+//!
+//! Files lie in a directory of our own until they are asked for: written under another name, verified to their end, renamed. Only
+//! whole segments are fetched ahead, which never change once they are stored, so what lies there cannot be out of date. A failure
+//! ahead is forgotten: who asks for that segment gets it from the store, or the reason.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+
+use super::fetch::{Fetched, Mode};
+use super::folder::Folder;
+use super::object::blocking;
+use crate::error::{Context, Kind, Result};
+use crate::model::{SegmentName, SegmentSize, WalFile};
+
+/// Files in the directory are named like this, so that nothing else is ever removed from it.
+const PREFIX: &str = "wal-";
+
+/// How much is fetched ahead.
+#[derive(Debug, Clone)]
+pub struct PrefetchOptions {
+    /// Where files wait: a directory that nothing else uses, on the disk of the data directory if possible. Made if missing.
+    pub dir: PathBuf,
+    /// Bytes of segments there at most; less than one segment switches it off.
+    pub most: u64,
+    /// Downloads at once. Memory: this many times the smaller of the segment size and 32 MiB, and 3 MiB each.
+    pub parallel: usize,
+}
+
+/// See the module. Keep one for the life of the process. Dropping it ends what runs ahead.
+#[derive(Debug)]
+pub struct Prefetcher {
+    folder: Folder,
+    options: PrefetchOptions,
+    room: Arc<Semaphore>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// On the way, or there: `true` once it can be opened, and `false` for ever if the sender is gone.
+    files: BTreeMap<SegmentName, watch::Receiver<bool>>,
+    /// Not there when it was looked for: nothing behind it is fetched ahead until it is.
+    missing: Arc<Mutex<BTreeSet<SegmentName>>>,
+    tasks: JoinSet<()>,
+}
+
+impl Prefetcher {
+    /// Empties the directory of what an earlier process left: after a crash of the machine it may not be whole. Blocks briefly.
+    ///
+    /// # Errors
+    /// When the directory cannot be made or read.
+    pub fn open(folder: Folder, options: PrefetchOptions) -> Result<Self> {
+        use std::os::unix::fs::DirBuilderExt;
+        let doing = || format!("prepare the directory {}", options.dir.display());
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&options.dir).context(doing)?;
+        for entry in std::fs::read_dir(&options.dir).context(doing)? {
+            let entry = entry.context(doing)?;
+            if entry.file_name().to_string_lossy().starts_with(PREFIX) {
+                remove(&entry.path());
+            }
+        }
+        let room = Arc::new(Semaphore::new(options.parallel.max(1)));
+        Ok(Self { folder, options, room, state: Mutex::default() })
+    }
+
+    /// Writes a file to `out`, from its beginning on, as [`Folder::fetch`]: from the directory if it is there or on the way, else from
+    /// the store. Then, and meanwhile, fetches the segments after it. With [`Mode::Rewind`] nothing is fetched ahead, since
+    /// `pg_rewind` reads backwards.
+    ///
+    /// # Errors
+    /// As [`Folder::fetch`].
+    pub async fn fetch(&self, file: &WalFile, out: File, mode: Mode) -> Result<Fetched> {
+        let WalFile::Segment(name) = file else { return self.folder.fetch(file, out, mode).await };
+        if mode == Mode::Rewind {
+            return self.folder.fetch(file, out, mode).await;
+        }
+        // Without an identity object the fetch itself says what is wrong.
+        let Ok(identity) = self.folder.known_identity().await else { return self.folder.fetch(file, out, mode).await };
+        let size = identity.segment_size;
+        self.go_ahead(*name, size);
+        if let Some(path) = self.waited_for(*name).await {
+            match self.copy(&path, &out, size).await {
+                Ok(fetched) => return Ok(fetched),
+                // Somebody tidied up, or the disk is bad. The store has it.
+                Err(e) => tracing::warn!("{name} was fetched ahead in vain: {}", e.chain()),
+            }
+        }
+        let fetched = self.folder.fetch(file, out, mode).await?;
+        if matches!(fetched, Fetched::Delivered { .. }) {
+            let missing = self.state.lock().missing.clone();
+            missing.lock().retain(|m| m != name);
+        }
+        Ok(fetched)
+    }
+
+    /// Waits for a segment that is on the way. `None`: it is not, or it failed. It is no longer kept for anybody else.
+    async fn waited_for(&self, name: SegmentName) -> Option<PathBuf> {
+        let mut there = self.state.lock().files.remove(&name)?;
+        there.wait_for(|there| *there).await.ok()?;
+        Some(path(&self.options.dir, name))
+    }
+
+    async fn copy(&self, path: &Path, out: &File, size: SegmentSize) -> Result<Fetched> {
+        let (path, mut out) = (path.to_path_buf(), out.try_clone().context(|| "open the file once more")?);
+        blocking(move || {
+            use std::io::{Seek, SeekFrom};
+            let doing = || format!("copy {}", path.display());
+            let mut from = File::open(&path).context(doing)?;
+            let bytes = std::io::copy(&mut from, &mut out).context(doing)?;
+            remove(&path);
+            if bytes == size.bytes() {
+                return Ok(Fetched::Delivered { bytes });
+            }
+            out.seek(SeekFrom::Start(0)).context(doing)?;
+            out.set_len(0).context(doing)?;
+            Err(crate::error::Error::new(Kind::Corrupt, format!("{} has {bytes} bytes", path.display())))
+        })
+        .await
+    }
+
+    /// Fetches what comes after `asked`, and forgets what does not.
+    fn go_ahead(&self, asked: SegmentName, size: SegmentSize) {
+        let count = usize::try_from(self.options.most / size.bytes()).unwrap_or(usize::MAX).min(1024);
+        let mut window = Vec::with_capacity(count);
+        let mut next = asked;
+        for _ in 0..count {
+            next = next.next(size);
+            window.push(next);
+        }
+        let mut state = self.state.lock();
+        let State { files, missing, tasks } = &mut *state;
+        while tasks.try_join_next().is_some() {}
+        let stale: Vec<SegmentName> = files.keys().copied().filter(|n| *n != asked && !window.contains(n)).collect();
+        for name in stale {
+            if files.remove(&name).is_some_and(|there| *there.borrow()) {
+                remove(&path(&self.options.dir, name));
+            }
+        }
+        missing.lock().retain(|m| *m > asked && window.contains(m));
+        for name in window {
+            if missing.lock().first().is_some_and(|m| *m <= name) {
+                break;
+            }
+            if files.get(&name).is_some_and(|there| *there.borrow() || there.has_changed().is_ok()) {
+                continue;
+            }
+            let (tell, there) = watch::channel(false);
+            files.insert(name, there);
+            let (folder, room, missing, dir) =
+                (self.folder.clone(), self.room.clone(), missing.clone(), self.options.dir.clone());
+            tasks.spawn(async move {
+                let _permit = room.acquire_owned().await;
+                if missing.lock().first().is_some_and(|m| *m < name) || tell.is_closed() {
+                    return;
+                }
+                match download(&folder, &dir, name).await {
+                    // Nobody waits for it any more.
+                    Ok(true) if tell.send(true).is_err() => remove(&path(&dir, name)),
+                    Ok(true) => {}
+                    Ok(false) => {
+                        missing.lock().insert(name);
+                    }
+                    Err(e) => tracing::debug!("{name} is not fetched ahead: {}", e.chain()),
+                }
+            });
+        }
+    }
+}
+
+/// Fetches one segment into the directory; `false` if there is none.
+async fn download(folder: &Folder, dir: &Path, name: SegmentName) -> Result<bool> {
+    let scratch = dir.join(format!("{PREFIX}{name}.{:016x}", rand::random::<u64>()));
+    let to = scratch.clone();
+    let file = blocking(move || File::create_new(&to).context(|| format!("create {}", to.display()))).await?;
+    let fetched = folder.fetch(&WalFile::Segment(name), file, Mode::Standby).await;
+    let (from, to) = (scratch, path(dir, name));
+    blocking(move || {
+        if let Ok(Fetched::Delivered { .. }) = fetched {
+            std::fs::rename(&from, &to).context(|| format!("rename {}", from.display()))?;
+            return Ok(true);
+        }
+        remove(&from);
+        fetched.map(|_| false)
+    })
+    .await
+}
+
+fn path(dir: &Path, name: SegmentName) -> PathBuf {
+    dir.join(format!("{PREFIX}{name}"))
+}
+
+fn remove(path: &Path) {
+    if let Err(e) = std::fs::remove_file(path)
+        && e.kind() != std::io::ErrorKind::NotFound
+    {
+        tracing::debug!("{} stays: {e}", path.display());
+    }
+}

@@ -1,0 +1,98 @@
+//! Archiving and recovering with real servers.
+
+use std::path::Path;
+
+use super::{Place, archived, load, until};
+use crate::support::postgres::Server;
+
+/// Under load, every segment arrives, no call fails, and a recovery gets to the end.
+fn archives_and_recovers(major: u32, initdb: &[&str], mib: u32) {
+    let place = Place::new("");
+    let server = Server::create(major, false, initdb, &place.archiving());
+    let copy = Server::unborn(major);
+    server.copy_to(&copy, &["-X", "none"], &format!("archive_mode = off\n{}", place.restoring("")));
+    load(&server, "one", mib);
+    load(&server, "two", mib);
+    let last = archived(&server);
+    assert_eq!(server.sql("postgres", "SELECT failed_count FROM pg_stat_archiver"), "0", "{}", server.log());
+    let rows = server.sql("postgres", "SELECT count(*), sum(n) FROM two");
+
+    let status = place.status();
+    assert_eq!(status["state"], "ok", "{status:#}");
+    let system = &status["systems"][0];
+    let timeline = &system["timelines"][0];
+    assert_eq!(timeline["gaps"], serde_json::json!([]), "{status:#}");
+    assert!(timeline["ranges"][0]["last"].as_str().unwrap() >= last.as_str(), "{status:#}");
+    assert_eq!(timeline["ranges"].as_array().unwrap().len(), 1, "{status:#}");
+    let label = place.objects(".backup");
+    assert_eq!(label.len(), 1, "the base backup's label is archived, too: {label:?}");
+
+    std::fs::write(Path::new(&copy.data()).join("recovery.signal"), "").unwrap();
+    copy.restart();
+    until("the copy is in service", || copy.sql("postgres", "SELECT pg_is_in_recovery()") == "f");
+    assert_eq!(copy.sql("postgres", "SELECT count(*), sum(n) FROM two"), rows);
+    assert!(copy.log().contains("restored log file"), "{}", copy.log());
+    // The helper tidies up in its own time; what is there is nothing that the server minds.
+    assert!(!copy.log().contains("invalid"), "{}", copy.log());
+}
+
+#[test]
+fn a_server_with_small_segments_archives_and_is_recovered() {
+    archives_and_recovers(17, &["--wal-segsize=1"], 12);
+}
+
+#[test]
+fn a_server_of_the_oldest_major_archives_and_is_recovered() {
+    archives_and_recovers(14, &[], 20);
+}
+
+#[test]
+fn an_outage_of_the_store_loses_nothing() {
+    let place = Place::new("");
+    let server = Server::create(18, false, &["--wal-segsize=1"], &place.archiving());
+    load(&server, "one", 2);
+    archived(&server);
+    let (store, away) = (place.path("store"), place.path("away"));
+    std::fs::rename(&store, &away).unwrap();
+    load(&server, "two", 6);
+    let failed = || server.sql("postgres", "SELECT failed_count > 0 FROM pg_stat_archiver") == "t";
+    server.sql("postgres", "SELECT pg_switch_wal()");
+    until("the archiver meets the outage", failed);
+    let status = place.run(&["--json", "wal", "status"]).exits(1).json();
+    assert_eq!(status["archives"][0]["state"], "unknown");
+    std::fs::rename(&away, &store).unwrap();
+    archived(&server);
+    let status = place.status();
+    let timeline = &status["systems"][0]["timelines"][0];
+    assert_eq!(timeline["gaps"], serde_json::json!([]), "{status:#}");
+    assert!(timeline["ranges"][0]["segments"].as_u64().unwrap() >= 8, "{status:#}");
+}
+
+#[test]
+fn segments_that_a_dead_primary_never_archived_are_archived_by_its_successor() {
+    let place = Place::new("");
+    // Its archiving is broken from the beginning; it keeps everything.
+    let broken = "wal_level = replica\narchive_mode = on\narchive_command = 'false'\nwal_keep_size = 1GB\nmax_wal_senders = 5\n";
+    let primary = Server::create(16, false, &["--wal-segsize=1"], broken);
+    load(&primary, "one", 2);
+    let standby = primary.standby(&format!("{}wal_keep_size = 1GB\n", place.archiving()));
+    load(&primary, "two", 5);
+    let end = primary.sql("postgres", "SELECT pg_current_wal_lsn()");
+    let caught = format!("SELECT pg_last_wal_replay_lsn() >= '{end}'");
+    until("the standby has it", || standby.sql("postgres", &caught) == "t");
+    let rows = primary.sql("postgres", "SELECT count(*) FROM two");
+    primary.stop_immediate();
+    standby.promote();
+    load(&standby, "three", 2);
+    archived(&standby);
+    let status = place.status();
+    let timelines = status["systems"][0]["timelines"].as_array().unwrap().clone();
+    assert_eq!(timelines.len(), 2, "{status:#}");
+    for timeline in &timelines {
+        assert_eq!(timeline["gaps"], serde_json::json!([]), "{status:#}");
+    }
+    assert!(timelines[0]["ranges"][0]["segments"].as_u64().unwrap() >= 5, "backfilled: {status:#}");
+    assert_eq!(timelines[1]["parent"][0], 1, "{status:#}");
+    assert_eq!(standby.sql("postgres", "SELECT count(*) FROM two"), rows);
+    assert_eq!(standby.sql("postgres", "SELECT failed_count FROM pg_stat_archiver"), "0", "{}", standby.log());
+}
