@@ -95,7 +95,12 @@ async fn databases(ctx: &Context, jobs: &[&crate::config::settings::Job], out: &
         let gap = |kind, message: String| Gap { tenant: job.tenant.to_string(), job: Some(job.name.to_string()), kind, message };
         match super::blocking(move || server::look(&settings, &cancel)).await {
             Ok(seen) => {
-                let real: Vec<String> = seen.databases.iter().filter(|d| !d.template && d.connectable && !d.invalid).map(|d| d.name.clone()).collect();
+                let real: Vec<String> = seen
+                    .databases
+                    .iter()
+                    .filter(|d| !d.template && d.connectable && !d.invalid)
+                    .map(|d| d.name.clone())
+                    .collect();
                 let (all, covered) = servers.entry((job.tenant.to_string(), seen.identity)).or_default();
                 all.extend(real.iter().cloned());
                 match seen.chosen {

@@ -71,7 +71,7 @@ limits: { memory: lots, jobs: 0, quiet_hours: ["08:00"] }
     at("limits.jobs");
     at("limits.quiet_hours");
     at("tenants.acme.jobs.none");
-    assert_eq!(found.len(), 20, "one more or less than expected:\n{text}");
+    assert_eq!(found.len(), 24, "one more or less than expected:\n{text}");
     let lines: Vec<_> = found.iter().map(|m| m.line).collect();
     assert!(lines.is_sorted(), "in the order of the file: {lines:?}");
 }
@@ -111,6 +111,7 @@ fn the_example_is_valid_and_fits_the_schema() {
     // Commented settings of the example are offers; each must be one that exists.
     let offers = EXAMPLE.replace("      # orders:", "      orders:").replace("      #   ", "        ");
     let offers = offers
+        .replace("      # cluster:", "      cluster:")
         .replace("      # broker:", "      broker:")
         .replace("# http:", "http:")
         .replace("  # quiet_hours", "  quiet_hours");

@@ -13,8 +13,8 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 pub use job::{
-    RawCheckpoint, RawCommand, RawFrom, RawHook, RawHooks, RawJob, RawKeep, RawOnChange, RawPgBase, RawPgDump, RawPolicy, RawVolume,
-    RawWalInSnapshot,
+    RawCheckpoint, RawCommand, RawFrom, RawHook, RawHooks, RawJob, RawKeep, RawOnChange, RawPgBase, RawPgDump, RawPolicy,
+    RawVolume, RawWalInSnapshot,
 };
 pub use repository::{
     RawAccessTier, RawAzure, RawAzureAuth, RawChecksum, RawRepository, RawS3, RawSecret, RawSecretOrText, RawSse, RawTimeouts,

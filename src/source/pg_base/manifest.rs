@@ -131,15 +131,17 @@ mod tests {
 
     #[test]
     fn the_text_is_postgresqls() {
-        let file = |path: &[u8]| ManifestFile { path: path.to_vec(), size: 3, modified: Time::new(1_795_244_400, 5), crc: 0xE306_9283 };
+        let file =
+            |path: &[u8]| ManifestFile { path: path.to_vec(), size: 3, modified: Time::new(1_795_244_400, 5), crc: 0xE306_9283 };
         let text = manifest(16, &[file(b"PG_VERSION"), file(b"a\"b\xff")]);
         let expected = "{ \"PostgreSQL-Backup-Manifest-Version\": 1,\n\"Files\": [\n\
             { \"Path\": \"PG_VERSION\", \"Size\": 3, \"Last-Modified\": \"2026-11-21 07:00:00 GMT\", \"Checksum-Algorithm\": \"CRC32C\", \"Checksum\": \"839206e3\" },\n\
             { \"Encoded-Path\": \"612262ff\", \"Size\": 3, \"Last-Modified\": \"2026-11-21 07:00:00 GMT\", \"Checksum-Algorithm\": \"CRC32C\", \"Checksum\": \"839206e3\" }\n\
             ],\n\"WAL-Ranges\": [\n{ \"Timeline\": 2, \"Start-LSN\": \"0/2000028\", \"End-LSN\": \"0/2000100\" }\n],\n";
         assert_eq!(text, format!("{expected}\"Manifest-Checksum\": \"{} bytes\"}}\n", expected.len()));
-        assert!(manifest(17, &[]).starts_with(
-            "{ \"PostgreSQL-Backup-Manifest-Version\": 2,\n\"System-Identifier\": 77,\n\"Files\": [\n],\n"
-        ));
+        assert!(
+            manifest(17, &[])
+                .starts_with("{ \"PostgreSQL-Backup-Manifest-Version\": 2,\n\"System-Identifier\": 77,\n\"Files\": [\n],\n")
+        );
     }
 }

@@ -197,7 +197,9 @@ mod tests {
         for (name, segment) in [("16384", 0), ("16384.1", 1), ("16384_vm", 0), ("16384_fsm.12", 12), ("2_init", 0)] {
             assert_eq!(class(name), FileClass::Relation { segment }, "{name}");
         }
-        for name in ["PG_VERSION", "pg_filenode.map", "16384_x", "16384.", "16384.0", "016384", "16384.01", "", "_vm", "4294967296"] {
+        for name in
+            ["PG_VERSION", "pg_filenode.map", "16384_x", "16384.", "16384.0", "016384", "16384.01", "", "_vm", "4294967296"]
+        {
             assert_eq!(class(name), FileClass::Other, "{name}");
         }
         assert_eq!(super::class(Area::Other, b"16384"), FileClass::Other);

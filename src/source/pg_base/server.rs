@@ -145,16 +145,17 @@ impl Server {
         let at = self.now()?;
         let call = if self.facts.major >= 15 { "pg_backup_start($1, $2)" } else { "pg_start_backup($1, $2, false)" };
         let sql = format!("SELECT pg_catalog.{call}::text");
-        let row = self.session.one_within(CHECKPOINT, &sql, &[&label, &fast]).context(|| "begin the backup").map_err(|e| {
-            match e.kind() {
-                Kind::Denied => e.hint(format!(
-                    "As a superuser grant the role EXECUTE on pg_catalog.{} and pg_catalog.{}, and membership in pg_monitor.",
-                    if self.facts.major >= 15 { "pg_backup_start" } else { "pg_start_backup(text, boolean, boolean)" },
-                    if self.facts.major >= 15 { "pg_backup_stop" } else { "pg_stop_backup(boolean, boolean)" },
-                )),
-                _ => e,
-            }
-        })?;
+        let row =
+            self.session.one_within(CHECKPOINT, &sql, &[&label, &fast]).context(|| "begin the backup").map_err(|e| {
+                match e.kind() {
+                    Kind::Denied => e.hint(format!(
+                        "As a superuser grant the role EXECUTE on pg_catalog.{} and pg_catalog.{}, and membership in pg_monitor.",
+                        if self.facts.major >= 15 { "pg_backup_start" } else { "pg_start_backup(text, boolean, boolean)" },
+                        if self.facts.major >= 15 { "pg_backup_stop" } else { "pg_stop_backup(boolean, boolean)" },
+                    )),
+                    _ => e,
+                }
+            })?;
         let lsn: Lsn = get::<String>(&row, 0)?.parse()?;
         let row = self.session.one("SELECT timeline_id FROM pg_catalog.pg_control_checkpoint()", &[])?;
         let timeline = Timeline(get::<i32>(&row, 0)?.cast_unsigned());
@@ -172,7 +173,9 @@ impl Server {
         let sql = format!("SELECT lsn::text, labelfile, spcmapfile FROM pg_catalog.{call}");
         let row = self.session.one_within(CHECKPOINT, &sql, &[]).context(|| "end the backup").map_err(|e| match e.kind() {
             Kind::Cancelled => e,
-            Kind::Unavailable => e.hint("The server or the connection was lost while its files were read, so they are no backup; run it again."),
+            Kind::Unavailable => {
+                e.hint("The server or the connection was lost while its files were read, so they are no backup; run it again.")
+            }
             _ => e.hint("What was read is not consistent without the server's word, so there is no backup; run it again."),
         })?;
         let lsn: Lsn = get::<String>(&row, 0)?.parse()?;
@@ -185,7 +188,9 @@ impl Server {
         };
         let label = Label::parse(&stop.label)?;
         if label.start != start.lsn || label.timeline != start.timeline {
-            return Err(Error::new(Kind::Failed, format!("the server's {LABEL_FILE} is that of another backup")).hint("Run it again."));
+            return Err(
+                Error::new(Kind::Failed, format!("the server's {LABEL_FILE} is that of another backup")).hint("Run it again.")
+            );
         }
         if self.facts.in_recovery {
             let row = self.session.one("SELECT min_recovery_end_timeline FROM pg_catalog.pg_control_recovery()", &[])?;

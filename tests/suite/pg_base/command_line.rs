@@ -47,7 +47,11 @@ fn a_file_that_cannot_be_read_makes_it_incomplete() {
         let plain = cli::command(dir.path(), &[&["--config", "strongroom.yaml"], args].concat());
         let mut c = Command::new("setpriv");
         c.args(["--reuid", &owner, "--clear-groups", "--bounding-set=-all", "--inh-caps=-all"]);
-        c.arg(plain.get_program()).args(plain.get_args()).current_dir(dir.path()).env("XDG_CACHE_HOME", dir.path().join("cache")).env("HOME", dir.path());
+        c.arg(plain.get_program())
+            .args(plain.get_args())
+            .current_dir(dir.path())
+            .env("XDG_CACHE_HOME", dir.path().join("cache"))
+            .env("HOME", dir.path());
         let output = c.stdin(Stdio::null()).output().unwrap();
         let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
         (output.status.code(), text)

@@ -55,8 +55,11 @@ async fn the_wrong_directory_is_refused_before_anything_is_read() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_role_that_may_not_is_told_what_it_needs() {
     let server = filled(16);
-    server.sql("postgres", "CREATE ROLE weak LOGIN; CREATE ROLE strong LOGIN REPLICATION; GRANT pg_monitor TO strong;
-        GRANT EXECUTE ON FUNCTION pg_backup_start(text, boolean), pg_backup_stop(boolean) TO strong");
+    server.sql(
+        "postgres",
+        "CREATE ROLE weak LOGIN; CREATE ROLE strong LOGIN REPLICATION; GRANT pg_monitor TO strong;
+        GRANT EXECUTE ON FUNCTION pg_backup_start(text, boolean), pg_backup_stop(boolean) TO strong",
+    );
     let store = tempfile::tempdir().unwrap();
     let repo = crate::backup::init(store.path()).await;
     let error = try_back_up(&repo, Settings { url: server.url("weak", "postgres"), ..from_files(&server) }).await.unwrap_err();

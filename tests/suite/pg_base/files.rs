@@ -28,7 +28,8 @@ pub fn fill(server: &Server, database: &str) {
     );
 }
 
-pub const CONTENT: &str = "SELECT md5(string_agg(b::text, ',' ORDER BY id)) FROM big b; SELECT md5(string_agg(w::text, ',' ORDER BY id)) FROM wide w;";
+pub const CONTENT: &str =
+    "SELECT md5(string_agg(b::text, ',' ORDER BY id)) FROM big b; SELECT md5(string_agg(w::text, ',' ORDER BY id)) FROM wide w;";
 
 pub const ODD: &str = "odd \"name\" é 🐘";
 
@@ -60,7 +61,10 @@ async fn every_major_comes_back_from_stock_restic() {
             let data = place.path().join("data");
             let facts = &manifest(place.path())["facts"]["pg_base"];
             assert_eq!(facts["system_identifier"], *identifier);
-            assert_eq!((&facts["major"], &facts["checksums"], &facts["wal_included"]), (&major.into(), &true.into(), &true.into()));
+            assert_eq!(
+                (&facts["major"], &facts["checksums"], &facts["wal_included"]),
+                (&major.into(), &true.into(), &true.into())
+            );
             assert_eq!(facts["tablespaces"].as_array().unwrap().len(), 1);
             assert!(facts["collation_versions"].is_object(), "{facts}");
             assert!(std::fs::read_to_string(place.path().join(".strongroom/tablespace_map")).unwrap().contains("fast disk ü"));
@@ -80,7 +84,8 @@ async fn every_major_comes_back_from_stock_restic() {
 #[tokio::test(flavor = "multi_thread")]
 async fn wal_segments_of_any_size_are_complete() {
     for (major, size) in [(14, "1"), (18, "64")] {
-        let wal_size = if size == "64" { "min_wal_size = 128MB\nmax_wal_size = 256MB" } else { "min_wal_size = 2MB\nmax_wal_size = 8MB" };
+        let wal_size =
+            if size == "64" { "min_wal_size = 128MB\nmax_wal_size = 256MB" } else { "min_wal_size = 2MB\nmax_wal_size = 8MB" };
         let server = Server::create(major, false, &[&format!("--wal-segsize={size}")], wal_size);
         server.create_database("app");
         let load = Load::start(&server, "app");
@@ -92,18 +97,19 @@ async fn wal_segments_of_any_size_are_complete() {
         let stream = try_back_up(&repo, slow(from_stream(&server))).await.unwrap();
         drop((load, server));
         for report in [files, stream] {
-        whole(&report);
-        let place = tempfile::tempdir().unwrap();
-        restore(store.path(), &report.snapshot.to_hex(), place.path());
-        let data = place.path().join("data");
-        let segments = std::fs::read_dir(data.join("pg_wal")).unwrap().map(|e| e.unwrap()).filter(|e| e.file_type().unwrap().is_file());
-        let bytes: u64 = size.parse::<u64>().unwrap() << 20;
-        let segments: Vec<u64> = segments.map(|e| e.metadata().unwrap().len()).collect();
-        assert!(!segments.is_empty() && segments.iter().all(|s| *s == bytes), "{segments:?}");
-        verify(major, &data);
-        let restored = start(major, &data);
-        books_balance(&restored, "app");
-        check(&restored);
+            whole(&report);
+            let place = tempfile::tempdir().unwrap();
+            restore(store.path(), &report.snapshot.to_hex(), place.path());
+            let data = place.path().join("data");
+            let segments =
+                std::fs::read_dir(data.join("pg_wal")).unwrap().map(|e| e.unwrap()).filter(|e| e.file_type().unwrap().is_file());
+            let bytes: u64 = size.parse::<u64>().unwrap() << 20;
+            let segments: Vec<u64> = segments.map(|e| e.metadata().unwrap().len()).collect();
+            assert!(!segments.is_empty() && segments.iter().all(|s| *s == bytes), "{segments:?}");
+            verify(major, &data);
+            let restored = start(major, &data);
+            books_balance(&restored, "app");
+            check(&restored);
         }
     }
 }

@@ -54,9 +54,7 @@ async fn every_major_sends_what_its_files_are() {
         // The same tree, but for WAL and what counts the server's own doings.
         let tree = |at: usize| {
             let mut all = list(places[at].path());
-            all.retain(|path, _| {
-                !path.starts_with("data/pg_wal/0") && !path.starts_with("data/pg_wal/archive_status/")
-            });
+            all.retain(|path, _| !path.starts_with("data/pg_wal/0") && !path.starts_with("data/pg_wal/archive_status/"));
             for volatile in ["data/backup_manifest", ".strongroom/manifest.json", "data/backup_label"] {
                 all.get_mut(volatile).unwrap_or_else(|| panic!("no {volatile}")).2 = 0;
             }
@@ -64,7 +62,8 @@ async fn every_major_sends_what_its_files_are() {
             all
         };
         let (one, other) = (tree(0), tree(1));
-        let differing: Vec<_> = one.iter().filter(|e| other.get(e.0) != Some(e.1)).chain(other.iter().filter(|e| !one.contains_key(e.0))).collect();
+        let differing: Vec<_> =
+            one.iter().filter(|e| other.get(e.0) != Some(e.1)).chain(other.iter().filter(|e| !one.contains_key(e.0))).collect();
         assert!(differing.is_empty(), "PostgreSQL {major}: {differing:?}");
         for place in &places[1..] {
             let facts = &manifest(place.path())["facts"]["pg_base"];

@@ -29,11 +29,7 @@ async fn wal_that_does_not_come_is_named() {
     view(&server, &seen);
     let store = tempfile::tempdir().unwrap();
     let repo = crate::backup::init(store.path()).await;
-    let settings = || Settings {
-        data_directory: Some(seen.clone()),
-        wal_timeout: Duration::from_secs(1),
-        ..from_files(&server)
-    };
+    let settings = || Settings { data_directory: Some(seen.clone()), wal_timeout: Duration::from_secs(1), ..from_files(&server) };
     let error = try_back_up(&repo, settings()).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Unavailable, "{}", error.report());
     assert!(error.report().contains("did not come within 1 s") && error.report().contains("wal_timeout"), "{}", error.report());

@@ -26,7 +26,12 @@ pub(super) struct Described<'a> {
 
 impl Run {
     /// The whole tree, and the facts.
-    pub(super) fn describe(&self, d: Described<'_>, (mut manifest, mut problems): (Manifest, Problems), read: Read) -> Result<Stored> {
+    pub(super) fn describe(
+        &self,
+        d: Described<'_>,
+        (mut manifest, mut problems): (Manifest, Problems),
+        read: Read,
+    ) -> Result<Stored> {
         let Read { root, start, stop, wal } = read;
         let owner = |mode, time: Time, links| Metadata {
             mode,

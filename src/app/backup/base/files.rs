@@ -21,7 +21,8 @@ use crate::model::{BadPage, Metadata, Node};
 use crate::repository::{Blocks, Chunking, FileContent, FileWriter, PendingFile, Writer};
 use crate::runtime::Cancel;
 use crate::source::pg_base::{
-    Content, DataDirectory, Dir, Entry, EntryKind, Facts, FileClass, FileReader, ManifestFile, ManifestWriter, READ_BYTES, Settings,
+    Content, DataDirectory, Dir, Entry, EntryKind, Facts, FileClass, FileReader, ManifestFile, ManifestWriter, READ_BYTES,
+    Settings,
 };
 
 /// Bad pages that are listed.
@@ -152,7 +153,8 @@ impl<'a> Copier<'a> {
 
     /// The server changes `pg_control` last whenever it writes; so it is read last, or replay could end too early.
     fn global(&self, root: &Dir, entry: &Entry) -> Result<Node> {
-        let gone = || Error::new(Kind::Corrupt, "the control file is gone").hint("Was the data directory replaced during the backup?");
+        let gone =
+            || Error::new(Kind::Corrupt, "the control file is gone").hint("Was the data directory replaced during the backup?");
         let dir = self.directory.enter(root, entry)?.ok_or_else(gone)?;
         let listing = self.directory.list(&dir)?;
         self.problems.lock().warnings.extend(listing.warnings);
@@ -190,8 +192,7 @@ impl<'a> Copier<'a> {
     }
 
     fn entries(&self, dir: &Dir, entries: Vec<Entry>) -> Result<Vec<Node>> {
-        let (files, directories): (Vec<_>, Vec<_>) =
-            entries.into_iter().partition(|e| matches!(e.kind, EntryKind::File(_)));
+        let (files, directories): (Vec<_>, Vec<_>) = entries.into_iter().partition(|e| matches!(e.kind, EntryKind::File(_)));
         let mut nodes = Vec::new();
         for entry in &directories {
             nodes.extend(self.subdirectory(dir, entry)?);

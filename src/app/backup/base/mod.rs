@@ -76,7 +76,8 @@ impl Run {
         let chunks = Chunks::choose(self.parent_chunks(), bytes);
         let archive = self.archive_for(settings, server.facts())?;
         let follower = if archive.is_none() { Some(Follower::open(&server, &cancel)?) } else { None };
-        let start = server.start(&format!("strongroom {}/{}", self.request.tenant, self.request.job), settings.fast_checkpoint)?;
+        let start =
+            server.start(&format!("strongroom {}/{}", self.request.tenant, self.request.job), settings.fast_checkpoint)?;
         directory.check_start(&start)?;
         let facts = server.facts();
         let content = Content {
@@ -113,7 +114,8 @@ impl Run {
 
 /// What a thread that followed WAL brings; nothing if there was none.
 fn joined(following: Option<std::thread::ScopedJoinHandle<'_, Result<Option<WalFiles>>>>) -> Result<Option<WalFiles>> {
-    let ended = following.map(|f| f.join().unwrap_or_else(|_| Err(Error::new(Kind::Bug, "a thread of the backup ended abnormally"))));
+    let ended =
+        following.map(|f| f.join().unwrap_or_else(|_| Err(Error::new(Kind::Bug, "a thread of the backup ended abnormally"))));
     ended.unwrap_or(Ok(None))
 }
 

@@ -63,7 +63,13 @@ impl StreamedWal {
     }
 
     /// Receives every segment from the backup's start to its end, the last one filled up with zeros as `pg_basebackup` does.
-    pub(super) fn run(mut self, facts: &Facts, start: &Start, mut end: watch::Receiver<End>, cancel: &Cancel) -> Result<WalFiles> {
+    pub(super) fn run(
+        mut self,
+        facts: &Facts,
+        start: &Start,
+        mut end: watch::Receiver<End>,
+        cancel: &Cancel,
+    ) -> Result<WalFiles> {
         let mut files = WalFiles::new(self.writer.clone());
         let size = facts.segment_size;
         if start.timeline.0 > 1 {
