@@ -32,6 +32,8 @@ fi
 trap 'rm -rf container/prebuilt' EXIT
 rm -rf container/prebuilt
 [ -z "$binary" ] || install -D "$binary" container/prebuilt/strongroom
+# The client is small, and built here it needs no compiler in the image.
+[ -z "$binary" ] || container/client.sh container/prebuilt/strongroom-client
 
 # BUILDAH_OPTIONS: global options (storage driver and root), for machines without a set-up container store.
 # shellcheck disable=SC2086

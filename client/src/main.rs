@@ -166,7 +166,10 @@ impl Arguments {
     fn ask(&self, request: &Request, files: &[File]) -> Result<Reply, String> {
         let socket = self.socket()?;
         call::patiently(&socket, request, files, self.wait).map_err(|e| {
-            format!("ask the daemon at {}: {e}\nhint: Is `strongroom run` running, and may this user use its socket?", socket.display())
+            format!(
+                "ask the daemon at {}: {e}\nhint: Is `strongroom run` running, and may this user use its socket?",
+                socket.display()
+            )
         })
     }
 

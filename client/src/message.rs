@@ -205,8 +205,7 @@ mod tests {
     fn what_is_said_is_what_is_understood() {
         let server = Some(Server { identifier: u64::MAX, major: 18 });
         let push = Request::Push { job: "wal".into(), names: vec!["00000002.history".into(), "a b,c".replace(',', "_")], server };
-        let fetch =
-            Request::Fetch { job: String::new(), name: "x%y\n".into(), mode: "recovery".into(), server: None };
+        let fetch = Request::Fetch { job: String::new(), name: "x%y\n".into(), mode: "recovery".into(), server: None };
         for request in [push, fetch] {
             assert_eq!(Request::parse(request.line().trim_end_matches('\n')), Ok(request));
         }

@@ -91,6 +91,11 @@ impl Context {
             None => Ok(tenant.jobs.values().collect()),
             Some(job) => match tenant.jobs.get(job) {
                 Some(job) => Ok(vec![job]),
+                None if tenant.wal.contains_key(job) => {
+                    let what = format!("`{selector}` is a WAL archive, which is no job that is run");
+                    Err(Error::new(Kind::Usage, what)
+                        .hint("PostgreSQL's archive_command feeds it, or `strongroom run`; `strongroom wal status` shows how far it is."))
+                }
                 None => Err(unknown("job", &selector.to_string(), tenant.jobs.keys().map(|j| j.as_str()))),
             },
         }
@@ -121,10 +126,12 @@ impl Context {
     pub fn wal_job(&self, selector: Option<&Selector>) -> Result<&WalJob> {
         match self.wal_jobs(selector)?.as_slice() {
             [one] => Ok(one),
-            [] => Err(Error::new(Kind::Usage, "the configuration has no `pg_wal` job here").hint("Add one: `strongroom config schema` tells its settings.")),
+            [] => Err(Error::new(Kind::Usage, "the configuration has no `pg_wal` job here")
+                .hint("Add one: `strongroom config schema` tells its settings.")),
             several => {
                 let names: Vec<String> = several.iter().map(|j| j.selector().to_string()).collect();
-                Err(Error::new(Kind::Usage, "there are several `pg_wal` jobs").hint(format!("Name one with --job: {}.", names.join(", "))))
+                Err(Error::new(Kind::Usage, "there are several `pg_wal` jobs")
+                    .hint(format!("Name one with --job: {}.", names.join(", "))))
             }
         }
     }

@@ -71,7 +71,8 @@ fn walk(
     each: &mut dyn FnMut(Entry) -> Result<()>,
 ) -> Result<()> {
     cancel.check()?;
-    for node in reader.tree(tree)? {
+    for node in reader.nodes(tree)? {
+        let node = node?;
         let path = path.join(std::ffi::OsStr::new(&*node.display_name()));
         each(entry(&path, &node))?;
         if let (true, NodeKind::Dir { subtree: Some(sub) }) = (recursive, &node.kind) {

@@ -10,7 +10,7 @@ use crate::error::{Error, Kind, Result};
 use crate::model::TenantName;
 use crate::source::SourceSettings;
 
-/// Which of the three restores a snapshot needs.
+/// Which of the restores a snapshot needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Source {
@@ -18,6 +18,8 @@ pub enum Source {
     Volume,
     /// `app::restore_dump`.
     PgDump,
+    /// `app::restore_base`.
+    PgBase,
     /// `app::restore_command`.
     Command,
 }
@@ -63,6 +65,7 @@ pub fn source_of(found: &Found) -> Result<Source> {
     match found.snapshot.file.tag("source") {
         None | Some("volume") => Ok(Source::Volume),
         Some("pg_dump") => Ok(Source::PgDump),
+        Some("pg_base") => Ok(Source::PgBase),
         Some("command") => Ok(Source::Command),
         Some(other) => Err(Error::new(
             Kind::Failed,

@@ -3,10 +3,10 @@
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
-use super::Context;
 use super::facts::{is_complete, is_of_job};
 use super::read_lock::with_read_lock;
 use super::select::{self, Found, Pick};
+use super::{Context, memory_share};
 use crate::crypto::sha256_many;
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::model::{Id, JobName, Node, NodeKind, TenantName};
@@ -16,15 +16,26 @@ use crate::restore::directory::{self, Blobs, Root, Want, WriteChunk};
 pub use crate::restore::directory::{Options, Progress, Report};
 use crate::runtime::Cancel;
 
+/// What a thread that fetches takes, in bytes; two rounds are fetched at the same time.
+const FETCH_THREAD: u64 = 8 << 20;
+
 /// Restores a snapshot's files into `to`: of a volume its content, of a snapshot with several paths the whole tree.
+/// `memory` bytes are what the process may use: about a quarter goes to threads that fetch.
 ///
 /// # Errors
 /// As [`directory::restore`]. Files that could not be restored are in the report instead.
-pub async fn run(found: &Found, to: PathBuf, options: Options, progress: Arc<Progress>, cancel: &Cancel) -> Result<Report> {
+pub async fn run(
+    found: &Found,
+    to: PathBuf,
+    options: Options,
+    progress: Arc<Progress>,
+    memory: u64,
+    cancel: &Cancel,
+) -> Result<Report> {
     with_read_lock(&found.repository, cancel, async {
         let reader = found.repository.reader(found.repository.load_index().await?);
         let (snapshot, cancel) = (found.snapshot.clone(), cancel.clone());
-        super::blocking(move || restore(reader, &snapshot, &to, options, &progress, &cancel)).await
+        super::blocking(move || restore(reader, &snapshot, &to, options, &progress, memory, &cancel)).await
     })
     .await
 }
@@ -35,12 +46,19 @@ fn restore(
     to: &Path,
     mut options: Options,
     progress: &Progress,
+    memory: u64,
     cancel: &Cancel,
 ) -> Result<Report> {
     let root = root(&reader, snapshot, &mut options)?;
-    let processors = std::thread::available_parallelism().map_or(2, usize::from);
-    let blobs = Stored { reader, threads: processors.clamp(2, 8) };
+    let blobs = Stored::new(reader, memory);
     directory::restore(&blobs, &root, to, &options, progress, cancel)
+}
+
+/// At least two, so that one waits for the store while the other works.
+fn fetch_threads(memory: u64) -> usize {
+    let processors = std::thread::available_parallelism().map_or(2, usize::from);
+    let affordable = usize::try_from(memory / 4 / (2 * FETCH_THREAD)).unwrap_or(usize::MAX);
+    processors.min(affordable).clamp(2, 16)
 }
 
 /// What [`if_empty`] did.
@@ -93,7 +111,7 @@ pub async fn if_empty(
             let id = found.snapshot.id;
             let target = to.clone();
             super::blocking(move || marker::begin(&target, id)).await?;
-            let report = run(&found, to.clone(), options, progress, ctx.cancel()).await?;
+            let report = run(&found, to.clone(), options, progress, memory_share(ctx.settings(), 1), ctx.cancel()).await?;
             if report.problem_count == 0 {
                 let now = ctx.clock().now();
                 super::blocking(move || marker::finish(&to, Some(id), now)).await?;
@@ -134,7 +152,7 @@ fn root(reader: &Reader, snapshot: &Snapshot, options: &mut Options) -> Result<R
     for part in Path::new(path).components() {
         let Component::Normal(name) = part else { continue };
         let name = std::os::unix::ffi::OsStrExt::as_bytes(name);
-        let node = reader.tree(at.tree)?.into_iter().find(|n| n.name == name);
+        let node = reader.entry(at.tree, name)?;
         match node {
             Some(Node { kind: NodeKind::Dir { subtree: Some(tree) }, meta, .. }) => at = Root { tree, meta: Some(meta) },
             // What was backed up is one file: it goes into the target by its name.
@@ -151,9 +169,16 @@ fn root(reader: &Reader, snapshot: &Snapshot, options: &mut Options) -> Result<R
 }
 
 /// A repository as the restore room wants it.
-struct Stored {
+pub(super) struct Stored {
     reader: Reader,
     threads: usize,
+}
+
+impl Stored {
+    /// `memory`: the budget in bytes, of which a quarter may hold what is fetched.
+    pub(super) fn new(reader: Reader, memory: u64) -> Self {
+        Self { reader, threads: fetch_threads(memory) }
+    }
 }
 
 /// A pack or tree that is not there is a damaged repository, which costs some files; not a reason to stop.
@@ -162,8 +187,8 @@ fn lost(e: Error) -> Error {
 }
 
 impl Blobs for Stored {
-    fn tree(&self, id: Id) -> Result<Vec<Node>> {
-        self.reader.tree(id).map_err(lost)
+    fn tree(&self, id: Id, visit: &mut dyn FnMut(Node) -> Result<()>) -> Result<()> {
+        self.reader.visit_tree(id, visit).map_err(lost)
     }
 
     fn length(&self, id: &Id) -> Result<u32> {

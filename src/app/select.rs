@@ -64,6 +64,7 @@ impl FromStr for Reference {
 }
 
 /// A snapshot that was found, with its repository.
+#[derive(Clone)]
 pub struct Found {
     /// Whose it is.
     pub tenant: TenantName,

@@ -28,7 +28,7 @@ pub(super) fn resolve(reader: &Reader, root: Id, path: &Path) -> Result<At> {
         let At::Dir(tree) = at else {
             return Err(Error::new(Kind::NotFound, format!("{} is not a directory in this snapshot", here())));
         };
-        let node = reader.tree(tree)?.into_iter().find(|n| n.name == name);
+        let node = reader.entry(tree, name)?;
         let Some(node) = node else {
             return Err(Error::new(
                 Kind::NotFound,

@@ -53,7 +53,7 @@ fn check(s: &Session) -> Result<Done> {
             return Ok(Done::Said(Kind::Config));
         }
     };
-    let jobs: usize = settings.tenants.values().map(|t| t.jobs.len()).sum();
+    let jobs: usize = settings.tenants.values().map(|t| t.jobs.len() + t.wal.len()).sum();
     let answer = serde_json::json!({
         "ok": true, "file": path, "environment": settings.environment, "tenants": settings.tenants.len(), "jobs": jobs, "commands": settings.commands, "mistakes": [],
     });

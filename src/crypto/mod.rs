@@ -6,4 +6,4 @@ mod seal;
 
 pub use hash::{LANES, Sha256, sha256, sha256_many};
 pub use object::{Codec, Content, ObjectSeal};
-pub use seal::{MasterKey, OpenError, SEAL_OVERHEAD, random};
+pub use seal::{MasterKey, OpenError, OpenReader, SEAL_OVERHEAD, random};

@@ -3,6 +3,8 @@
 //! The IV is random and is both the counter's first block and the authenticator's nonce. The one-time Poly1305 key is
 //! `r ‖ AES-128(k, IV)`; only the ciphertext is authenticated, so an object is bound to its name by the SHA-256 in it.
 
+use std::io::Read;
+
 use aes::cipher::{BlockCipherEncrypt, KeyInit, KeyIvInit, StreamCipher};
 use poly1305::Poly1305;
 use ring::rand::{SecureRandom, SystemRandom};
@@ -53,23 +55,49 @@ impl MasterKey {
         out.extend_from_slice(&tag);
     }
 
+    /// Seals without a copy: `bytes` is 16 bytes of room and then what is to be sealed.
+    pub fn seal_in_place(&self, bytes: &mut Vec<u8>) {
+        let mut iv = [0; HALF];
+        random(&mut iv);
+        if bytes.len() < HALF {
+            bytes.resize(HALF, 0);
+        }
+        let (room, body) = bytes.split_at_mut(HALF);
+        room.copy_from_slice(&iv);
+        ctr::Ctr128BE::<aes::Aes256>::new(&self.encrypt.into(), &iv.into()).apply_keystream(body);
+        let tag = self.tag(&iv, body);
+        bytes.extend_from_slice(&tag);
+    }
+
+    /// Checks what was sealed, and decrypts it piece by piece while it is read.
+    ///
+    /// # Errors
+    /// As [`MasterKey::open_into`]. Reading does not fail.
+    pub fn open_reader<'a>(&self, sealed: &'a [u8]) -> Result<OpenReader<'a>, OpenError> {
+        let (iv, body) = self.checked(sealed)?;
+        Ok(OpenReader { cipher: ctr::Ctr128BE::new(&self.encrypt.into(), iv.into()), rest: body })
+    }
+
     /// Appends what was sealed to `out`. `out` is unchanged on failure.
     ///
     /// # Errors
     /// Too short, changed, or sealed with another key.
     pub fn open_into(&self, sealed: &[u8], out: &mut Vec<u8>) -> Result<(), OpenError> {
-        let (iv, rest) = sealed.split_first_chunk::<HALF>().ok_or(OpenError)?;
-        let (body, tag) = rest.split_last_chunk::<HALF>().ok_or(OpenError)?;
-        // Every byte is looked at, so that the time tells nothing about where they differ.
-        let differ = self.tag(iv, body).iter().zip(tag).fold(0, |d, (a, b)| d | (a ^ b));
-        if differ != 0 {
-            return Err(OpenError);
-        }
+        let (iv, body) = self.checked(sealed)?;
         let start = out.len();
         out.extend_from_slice(body);
         let plain = out.get_mut(start..).unwrap_or_default();
         ctr::Ctr128BE::<aes::Aes256>::new(&self.encrypt.into(), iv.into()).apply_keystream(plain);
         Ok(())
+    }
+
+    /// Splits what was sealed into IV and ciphertext, if nothing of it was changed.
+    fn checked<'a>(&self, sealed: &'a [u8]) -> Result<(&'a [u8; HALF], &'a [u8]), OpenError> {
+        let (iv, rest) = sealed.split_first_chunk::<HALF>().ok_or(OpenError)?;
+        let (body, tag) = rest.split_last_chunk::<HALF>().ok_or(OpenError)?;
+        // Every byte is looked at, so that the time tells nothing about where they differ.
+        let differ = self.tag(iv, body).iter().zip(tag).fold(0, |d, (a, b)| d | (a ^ b));
+        if differ == 0 { Ok((iv, body)) } else { Err(OpenError) }
     }
 
     fn tag(&self, iv: &[u8; HALF], body: &[u8]) -> [u8; HALF] {
@@ -83,6 +111,20 @@ impl MasterKey {
         let tag = Poly1305::new(&one_time.into()).compute_unpadded(body);
         one_time.zeroize();
         tag.into()
+    }
+}
+
+/// What was sealed, being decrypted; see [`MasterKey::open_reader`].
+pub struct OpenReader<'a> {
+    cipher: ctr::Ctr128BE<aes::Aes256>,
+    rest: &'a [u8],
+}
+
+impl Read for OpenReader<'_> {
+    fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
+        let n = self.rest.read(out)?;
+        self.cipher.apply_keystream(out.get_mut(..n).unwrap_or_default());
+        Ok(n)
     }
 }
 
@@ -134,6 +176,14 @@ mod tests {
             prop_assert_eq!(sealed.len(), plain.len() + SEAL_OVERHEAD);
             key().open_into(&sealed, &mut opened).map_err(|e| TestCaseError::fail(e.to_string()))?;
             prop_assert_eq!(&opened, &plain);
+            let mut in_place = [&[0; HALF][..], &plain].concat();
+            key().seal_in_place(&mut in_place);
+            let mut read = Vec::new();
+            let mut reader = key().open_reader(&in_place).map_err(|e| TestCaseError::fail(e.to_string()))?;
+            while let n @ 1.. = { let mut piece = [0; 7]; let n = reader.read(&mut piece)?; read.extend_from_slice(&piece[..n]); n } {
+                prop_assert!(n <= 7);
+            }
+            prop_assert_eq!(&read, &plain);
             let at = at.index(sealed.len());
             sealed[at] ^= 1 << bit;
             prop_assert!(key().open_into(&sealed, &mut opened).is_err());

@@ -27,6 +27,16 @@ fn full() -> Metrics {
     });
     job.finished(&Run::new("prune", Time::new(2013, 0), Time::new(2014, 0), Some(Kind::Failed)));
     job.retained(14, 3);
+    let wal = metrics.wal("acme", "orders");
+    wal.listening(true);
+    wal.ready(3, 1.5);
+    wal.failed(Kind::Unavailable);
+    wal.pushed(true, Time::new(4000, 0));
+    wal.pushed(false, Time::new(4001, 0));
+    wal.streaming(true);
+    wal.stream(30, 20, 10, std::time::Duration::from_millis(500));
+    wal.gap();
+    wal.slot_dropped();
     metrics
 }
 
@@ -69,6 +79,19 @@ fn a_run_shows_in_every_metric_of_its_job() {
 }
 
 #[test]
+fn a_wal_archive_shows_what_was_pushed_and_what_waits() {
+    let samples = samples(&text::prometheus(&full().open_metrics()));
+    let get = |name: &str| samples[&format!(r#"strongroom_{name}{{tenant="acme",job="orders"}}"#)];
+    assert_eq!((get("wal_pushed_files_total"), get("wal_repeated_files_total")), (1.0, 1.0));
+    assert_eq!((get("wal_last_pushed_timestamp_seconds"), get("wal_push_failing"), get("wal_socket_up")), (4001.0, 0.0, 1.0));
+    assert_eq!((get("wal_ready_files"), get("wal_ready_age_seconds")), (3.0, 1.5));
+    assert_eq!((get("wal_streaming"), get("wal_received_bytes"), get("wal_confirmed_bytes")), (1.0, 30.0, 20.0));
+    assert_eq!((get("wal_slot_kept_bytes"), get("wal_unstored_age_seconds")), (10.0, 0.5));
+    assert_eq!((get("wal_gaps_total"), get("wal_slot_drops_total")), (1.0, 1.0));
+    assert_eq!(samples[r#"strongroom_wal_push_failures_total{tenant="acme",job="orders",kind="unavailable"}"#], 1.0);
+}
+
+#[test]
 fn a_failed_run_keeps_the_figures_and_the_age_of_the_last_good_one() {
     let metrics = full();
     metrics.job("acme", "orders").finished(&Run::new("backup", Time::new(3000, 0), Time::new(3001, 0), Some(Kind::Unavailable)));
@@ -85,6 +108,7 @@ fn a_job_that_is_gone_leaves_nothing() {
     let metrics = full();
     assert!(metrics.open_metrics().contains("acme"));
     metrics.job("acme", "orders").forget();
+    metrics.wal("acme", "orders").forget();
     assert!(!metrics.open_metrics().contains("acme"), "{}", metrics.open_metrics());
 }
 

@@ -3,6 +3,7 @@
 mod base;
 mod globs;
 mod id;
+mod moment;
 mod names;
 mod node;
 mod time;
@@ -11,6 +12,7 @@ mod wal;
 pub use base::{BadPage, BaseBackup, Tablespace};
 pub use globs::Globs;
 pub use id::Id;
+pub use moment::moment;
 pub use names::{Environment, JobName, Selector, TenantName};
 pub use node::{Metadata, Node, NodeKind, Xattr};
 pub use time::Time;

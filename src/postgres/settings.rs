@@ -132,12 +132,6 @@ impl ConnectionSettings {
         Self { endpoints: vec![endpoint.clone()], target: TargetAttrs::Any, ..self.clone() }
     }
 
-    /// The same hosts, of which one with this role is wanted.
-    #[must_use]
-    pub fn with_target(&self, target: TargetAttrs) -> Self {
-        Self { target, ..self.clone() }
-    }
-
     /// Each of the hosts alone, in the order in which they are to be tried, with the role its server must have.
     #[must_use]
     pub fn hosts(&self) -> Vec<Self> {
@@ -153,6 +147,12 @@ impl ConnectionSettings {
     #[must_use]
     pub fn others(&self, than: &Self) -> Vec<Self> {
         self.endpoints.iter().filter(|e| !than.endpoints.contains(e)).map(|e| self.pinned(e)).collect()
+    }
+
+    /// The same hosts, of which one with this role is wanted.
+    #[must_use]
+    pub fn with_target(&self, target: TargetAttrs) -> Self {
+        Self { target, ..self.clone() }
     }
 
     /// The role to log in as; without one, the name of the operating system's user.

@@ -106,6 +106,16 @@ struct Verifier {
     algorithms: Vec<SignatureScheme>,
 }
 
+impl Verifier {
+    fn signature(
+        &self,
+        verify: impl FnOnce(&WebPkiServerVerifier) -> Result<HandshakeSignatureValid, rustls::Error>,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        // Whoever stands in the middle could present a certificate of his own: without a chain nothing is verified.
+        self.chain.as_deref().map_or_else(|| Ok(HandshakeSignatureValid::assertion()), verify)
+    }
+}
+
 impl ServerCertVerifier for Verifier {
     fn verify_server_cert(
         &self,
@@ -138,11 +148,7 @@ impl ServerCertVerifier for Verifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        match &self.chain {
-            Some(chain) => chain.verify_tls12_signature(message, cert, dss),
-            // Whoever stands in the middle could present a certificate of his own: nothing is verified in this mode.
-            None => Ok(HandshakeSignatureValid::assertion()),
-        }
+        self.signature(|chain| chain.verify_tls12_signature(message, cert, dss))
     }
 
     fn verify_tls13_signature(
@@ -151,10 +157,7 @@ impl ServerCertVerifier for Verifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        match &self.chain {
-            Some(chain) => chain.verify_tls13_signature(message, cert, dss),
-            None => Ok(HandshakeSignatureValid::assertion()),
-        }
+        self.signature(|chain| chain.verify_tls13_signature(message, cert, dss))
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {

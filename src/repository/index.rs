@@ -250,7 +250,11 @@ impl IndexBuilder {
     /// Sorts.
     #[must_use]
     pub fn build(self) -> Index {
-        Index { packs: self.packs, data: Column::sorted(self.data), tree: Column::sorted(self.tree), files: self.files }
+        let index =
+            Index { packs: self.packs, data: Column::sorted(self.data), tree: Column::sorted(self.tree), files: self.files };
+        // What it took to read all that is not needed again.
+        crate::runtime::allocator::give_back();
+        index
     }
 }
 

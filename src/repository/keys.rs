@@ -8,6 +8,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::{Deserialize, Serialize};
 
 use super::config_file::ConfigFile;
+use super::derived;
 use super::raw;
 use crate::crypto::{MasterKey, random, sha256};
 use crate::error::{Context, Error, Kind, Result};
@@ -181,10 +182,18 @@ async fn unwrap(store: &dyn Store, id: &Id, password: &SecretText) -> Result<Opt
     let bytes = raw::load(store, "keys", id).await?;
     let file: KeyFile = serde_json::from_slice(&bytes).map_err(|e| Error::new(Kind::Corrupt, "not a key file").because(e))?;
     let password = password.clone();
+    let mark = derived::mark(id, &password);
+    if let Some(master) = derived::get(&mark) {
+        return Ok(Some(master));
+    }
     // scrypt takes a tenth of a second and more: not on a thread that serves requests.
-    tokio::task::spawn_blocking(move || file.unwrap_with(&password))
+    let unwrapped = tokio::task::spawn_blocking(move || file.unwrap_with(&password))
         .await
-        .map_err(|e| Error::new(Kind::Bug, "a key thread ended").because(e))?
+        .map_err(|e| Error::new(Kind::Bug, "a key thread ended").because(e))??;
+    if let Some(master) = &unwrapped {
+        derived::keep(mark, master);
+    }
+    Ok(unwrapped)
 }
 
 /// Finds the key that `password` opens and that opens `config`, which is returned with it. Damaged key files, and those

@@ -6,7 +6,8 @@
 use bytes::Bytes;
 use zstd::bulk::{Compressor, Decompressor};
 
-use super::index::{BlobType, IndexedBlob, IndexedPack};
+use super::index::{BlobPlace, BlobType, IndexedBlob, IndexedPack};
+use super::streamed;
 use crate::crypto::{MasterKey, sha256};
 use crate::error::{Context, Error, Kind, Result};
 use crate::model::Id;
@@ -139,6 +140,16 @@ impl Codec {
     }
 }
 
+impl Codec {
+    /// Opens a stored blob only to see whether it is what its name says; a very large one in bounded memory.
+    pub(crate) fn check(&mut self, key: &MasterKey, id: &Id, stored: &[u8], place: &BlobPlace) -> Result<()> {
+        if streamed::is_large(place) {
+            return streamed::verify(key, id, stored, place);
+        }
+        self.open(key, id, stored, place.uncompressed).map(drop)
+    }
+}
+
 /// A pack that is being filled. One blob type a pack, as stock clients expect.
 pub(crate) struct PackBuilder {
     kind: BlobType,
@@ -157,6 +168,13 @@ impl PackBuilder {
     pub(crate) fn new(kind: BlobType, mut memory: Vec<u8>) -> Self {
         memory.clear();
         Self { kind, bytes: memory, blobs: Vec::new() }
+    }
+
+    /// A pack of one blob, whose bytes become those of the pack.
+    pub(crate) fn of_one(kind: BlobType, id: Id, sealed: Vec<u8>, uncompressed: u32) -> Result<Self> {
+        let length = u32::try_from(sealed.len()).map_err(|e| Error::new(Kind::Bug, "pack grew past 4 GiB").because(e))?;
+        let blob = IndexedBlob { id, kind, offset: 0, length, uncompressed_length: uncompressed };
+        Ok(Self { kind, bytes: sealed, blobs: vec![blob] })
     }
 
     pub(crate) fn len(&self) -> usize {

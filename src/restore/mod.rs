@@ -4,6 +4,7 @@
 //! [`directory`] writes a tree of files. It knows nothing of repositories: whoever calls it hands in a
 //! [`directory::Blobs`], so that tests restore from a map in memory.
 
+pub mod cluster;
 pub mod command;
 pub mod database;
 pub mod directory;

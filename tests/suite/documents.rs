@@ -51,8 +51,13 @@ fn configurations_in_the_readme_are_valid() {
 }
 
 #[test]
-fn the_configuration_in_the_manifests_is_valid() {
-    let manifest = text("k8s/config.yaml");
+fn the_configurations_in_the_manifests_are_valid() {
+    for name in ["k8s/config.yaml", "k8s/wal-sidecar.yaml"] {
+        configuration_is_valid(&text(name));
+    }
+}
+
+fn configuration_is_valid(manifest: &str) {
     let (_, rest) = manifest.split_once("  strongroom.yaml: |\n").expect("the ConfigMap has the file");
     let config: String = rest.lines().take_while(|l| l.starts_with("    ") || l.is_empty()).map(|l| format!("{l}\n")).collect();
     assert!(config.contains("tenants:"), "{config}");

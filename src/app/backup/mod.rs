@@ -253,7 +253,9 @@ impl Run {
         }
         let parent = if self.request.force { None } else { self.parent_volume(&lineage) };
         let stats = self.request.progress.source.clone();
-        let walkers = std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 16);
+        let processors = || std::thread::available_parallelism().map_or(2, usize::from);
+        // As many as hash and compress, which the memory budget decided; two, since one may wait for the disk.
+        let walkers = if self.request.writer.lanes == 0 { processors() } else { self.request.writer.lanes }.clamp(2, 16);
         let on_change = settings.on_change;
         let archived = archive::archive(volume, root, parent, writer, stats.clone(), &self.cancel, walkers)?;
         let now = Totals { files: files(&stats), bytes: stats.bytes_total.load(Relaxed) };
@@ -304,17 +306,17 @@ impl Run {
         let reader = Reader::new(&self.repo, self.index.clone());
         let mut tree = parent.file.tree;
         for node in lineage {
-            let nodes = match reader.tree(tree) {
-                Ok(nodes) => nodes,
+            let found = match reader.entry(tree, &node.name) {
+                Ok(found) => found,
                 Err(e) => {
                     tracing::warn!("the parent snapshot {} cannot be used: {}", parent.id.short(), e.chain());
                     return None;
                 }
             };
-            tree = nodes.into_iter().find_map(|n| match n {
-                Node { name, kind: NodeKind::Dir { subtree }, .. } if name == node.name => subtree,
-                _ => None,
-            })?;
+            tree = match found?.kind {
+                NodeKind::Dir { subtree } => subtree?,
+                _ => return None,
+            };
         }
         let scanned = parent.file.summary.as_ref().map_or(parent.file.time, |s| s.backup_start);
         Some(archive::Parent { reader, tree, scanned })

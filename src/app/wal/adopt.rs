@@ -54,8 +54,14 @@ pub async fn run(ctx: &Context, job: &WalJob, data_directory: Option<&Path>) -> 
     let before = archive.systems().await?.last().map(|a| a.system);
     let folder = archive.adopt(system).await?;
     let pg_wal = data.join("pg_wal");
-    let mut report =
-        Report { data_directory: data.clone(), system, new: before != Some(system), histories: Vec::new(), segments: 0, marker_removed: false };
+    let mut report = Report {
+        data_directory: data.clone(),
+        system,
+        new: before != Some(system),
+        histories: Vec::new(),
+        segments: 0,
+        marker_removed: false,
+    };
     for timeline in histories(pg_wal.clone()).await? {
         let file = WalFile::History(timeline);
         let path = pg_wal.join(file.to_string());

@@ -25,6 +25,8 @@ use crate::error::{Context as _, Result};
 const NAME: &str = "strongroom-prefetch";
 /// It ends after this long without a question. A server may replay one segment for a while; a standby asks every 5 s.
 pub const IDLE: Duration = Duration::from_secs(60);
+/// How often it looks whether it is still of use.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// How to start a helper.
 #[derive(Debug, Clone)]
@@ -72,11 +74,12 @@ pub async fn run(ctx: &Context, job: &WalJob, dir: &Path, idle: Duration) -> Res
     let serving = tokio::spawn(serve(listening, Arc::clone(&service)));
     while !stop.is_cancelled() {
         let left = idle.saturating_sub(service.idle());
-        if left.is_zero() {
+        // Without its data directory there is no server any more.
+        if left.is_zero() || !dir.exists() {
             break;
         }
         tokio::select! {
-            () = tokio::time::sleep(left) => {}
+            () = tokio::time::sleep(left.min(LOOK)) => {}
             () = stop.cancelled() => {}
         }
     }

@@ -30,7 +30,8 @@ impl Lately {
     /// In `dir`, which is made when something is kept.
     pub(super) fn new(dir: PathBuf, repository: &Repository, cluster: &str) -> Self {
         let store = &repository.store;
-        let place = format!("{:?} {:?} {:?} {} {cluster}", store.url, store.s3.endpoint, store.azure.endpoint, store.azure.account);
+        let place =
+            format!("{:?} {:?} {:?} {} {cluster}", store.url, store.s3.endpoint, store.azure.endpoint, store.azure.account);
         Self { dir, place: blake3::hash(place.as_bytes()).to_hex().to_string() }
     }
 

@@ -45,7 +45,8 @@ impl Local {
         if !cluster::is_restored(data).context(|| format!("look into {}", data.display()))? {
             return Ok(());
         }
-        let what = format!("{} was restored from a backup and must not archive yet ({} is there)", data.display(), cluster::MARKER);
+        let what =
+            format!("{} was restored from a backup and must not archive yet ({} is there)", data.display(), cluster::MARKER);
         Err(Error::new(Kind::Denied, what).hint(format!(
             "`strongroom wal adopt --job {} --data-directory {}` makes this server the one that archives. Leave a copy as it is.",
             job.selector(),

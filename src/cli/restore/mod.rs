@@ -1,5 +1,6 @@
 //! `strongroom restore`
 
+mod base;
 mod volume;
 
 use std::path::PathBuf;
@@ -16,10 +17,10 @@ use crate::app::restore::{self, Source};
 use crate::app::restore_dump::Mode;
 use crate::app::select::{Found, Pick, Reference};
 use crate::app::{Context, restore_command, restore_dump};
-use crate::error::{Error, Kind, Result};
-use crate::model::{Selector, TenantName, Time};
+use crate::error::{Context as _, Error, Kind, Result};
+use crate::model::{Selector, TenantName, Time, moment};
 
-/// Restore a snapshot: a volume, databases or a program's output
+/// Restore a snapshot: a volume, databases, a whole PostgreSQL cluster or a program's output
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// TENANT/JOB, or TENANT where it has one job; not needed with --repository
@@ -30,7 +31,7 @@ pub(super) struct Args {
     /// The beginning of its id, or `latest`
     #[arg(long, value_name = "ID", default_value = "latest", conflicts_with = "at")]
     snapshot: Pick,
-    /// The newest complete one that ended by then: 2026-11-21T02:00:00Z, or 6h for six hours ago
+    /// The newest complete one that ended by then: 2026-11-21T02:00:00Z, `yesterday 14:00 Europe/Berlin`, or 6h for six hours ago
     #[arg(long, value_name = "TIME")]
     at: Option<String>,
     /// Restore for another tenant; both tenants' repositories must open
@@ -42,6 +43,8 @@ pub(super) struct Args {
     volume: VolumeArgs,
     #[command(flatten)]
     dump: DumpArgs,
+    #[command(flatten)]
+    base: base::BaseArgs,
     /// Give the output to this program's standard input; the program and its arguments follow
     #[arg(long, value_name = "PROGRAM", num_args = 1.., allow_hyphen_values = true, conflicts_with = "to", help_heading = "Output of programs")]
     to_command: Vec<String>,
@@ -131,8 +134,9 @@ pub(super) async fn run(s: &Session, a: Args) -> Result<Done> {
     output::warn(&found.warnings);
     a.check_options(restore::source_of(&found)?)?;
     match restore::source_of(&found)? {
-        Source::Volume => volume::run(s, &a, &found).await,
+        Source::Volume => volume::run(s, &ctx, &a, &found).await,
         Source::PgDump => dump(s, &ctx, &a, &found).await,
+        Source::PgBase => base::run(s, &ctx, &a, found).await,
         Source::Command => program_output(s, &a, &found).await,
     }
 }
@@ -146,7 +150,7 @@ impl Args {
             ("--exclude", !v.exclude.is_empty(), Source::Volume),
             ("--delete", v.delete, Source::Volume),
             ("--if-empty", v.if_empty, Source::Volume),
-            ("--verify", v.verify, Source::Volume),
+            ("--verify", v.verify && source != Source::PgBase, Source::Volume),
             ("--database", d.database.is_some(), Source::PgDump),
             ("--target-database", d.target_database.is_some(), Source::PgDump),
             ("--create", d.create, Source::PgDump),
@@ -159,14 +163,16 @@ impl Args {
             ("--globals", d.globals, Source::PgDump),
             ("--to-command", !self.to_command.is_empty(), Source::Command),
         ];
-        match given.iter().find(|(_, is, of)| *is && *of != source) {
+        let of_base = self.base.given().into_iter().map(|name| (name, true, Source::PgBase));
+        match given.into_iter().chain(of_base).find(|(_, is, of)| *is && *of != source) {
             Some((name, _, of)) => {
                 let word = |s: Source| match s {
                     Source::Volume => "volumes",
+                    Source::PgBase => "base backups",
                     Source::PgDump => "databases",
                     Source::Command => "the output of programs",
                 };
-                Err(Error::new(Kind::Usage, format!("{name} is for {}, and this snapshot holds {}", word(*of), word(source))))
+                Err(Error::new(Kind::Usage, format!("{name} is for {}, and this snapshot holds {}", word(of), word(source))))
             }
             None => Ok(()),
         }
@@ -282,19 +288,12 @@ fn summary(t: &mut String, found: &Found, bytes: u64, began: Instant) {
     );
 }
 
-/// An RFC 3339 time, a date, or how long ago.
+/// A moment, or a date: the end of that day.
 fn at(text: &str, now: Time) -> Result<Time> {
-    if let Ok(time) = text.parse::<Time>() {
-        return Ok(time);
+    match format!("{text}T23:59:59Z").parse::<Time>() {
+        Ok(time) => Ok(time),
+        Err(_) => moment(text, now).context(|| "--at"),
     }
-    if let Ok(time) = format!("{text}T23:59:59Z").parse::<Time>() {
-        return Ok(time);
-    }
-    let ago = crate::config::parse_duration(text).map_err(|e| {
-        Error::new(Kind::Usage, format!("--at {text}: neither a time nor a length of time")).because(e).hint("Write 2026-11-21T02:00:00Z, 2026-11-21T04:00:00+02:00, 2026-11-21 (the end of that day in UTC) or 6h (six hours ago).")
-    })?;
-    let secs = i64::try_from(ago.as_secs()).unwrap_or(i64::MAX);
-    Ok(Time { secs: now.secs.saturating_sub(secs), ..now })
 }
 
 #[cfg(test)]
@@ -311,6 +310,7 @@ mod tests {
         ] {
             assert_eq!(at(text, now).expect(text).to_string(), time);
         }
+        assert_eq!(at("yesterday 14:00", now).expect("a time").to_string(), "2026-11-20T14:00:00Z");
         assert!(at("yesterday", now).is_err_and(|e| e.kind() == Kind::Usage));
     }
 }

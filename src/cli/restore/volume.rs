@@ -16,12 +16,13 @@ use crate::cli::{Done, output};
 use crate::error::{Error, Kind, Result};
 use crate::model::{JobName, Selector, TenantName};
 
-pub(super) async fn run(s: &Session, a: &Args, found: &Found) -> Result<Done> {
+pub(super) async fn run(s: &Session, ctx: &Context, a: &Args, found: &Found) -> Result<Done> {
     let to = a.directory()?;
     let progress = Arc::new(restore_volume::Progress::default());
     let began = Instant::now();
     let follower = follow(s, found.label(), &progress, found.bytes());
-    let report = restore_volume::run(found, to, a.volume.options(), progress.clone(), &s.cancel).await?;
+    let memory = crate::app::memory_share(ctx.settings(), 1);
+    let report = restore_volume::run(found, to, a.volume.options(), progress.clone(), memory, &s.cancel).await?;
     drop(follower);
     tell(s, found, &report, &progress, began)
 }

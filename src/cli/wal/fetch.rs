@@ -8,16 +8,18 @@ use serde_json::json;
 
 use super::super::Done;
 use super::super::session::Session;
+use crate::app::wal::Mode;
 use crate::app::wal::fetch::{self, Request};
 use crate::app::wal::{Delivery, helper};
 use crate::error::{Error, Kind, Result};
 use crate::model::Selector;
-use crate::app::wal::Mode;
 
 /// Fetch one file of the archive: what `restore_command` calls
 #[derive(Debug, clap::Args)]
-#[command(after_help = "restore_command = 'strongroom --config /etc/strongroom/strongroom.yaml wal fetch %f %p --job acme/wal'\n\
-Exit codes: 0 delivered, 1 proven not to be in the archive, 255 everything else (with --mode standby: 1).")]
+#[command(
+    after_help = "restore_command = 'strongroom --config /etc/strongroom/strongroom.yaml wal fetch %f %p --job acme/wal'\n\
+Exit codes: 0 delivered, 1 proven not to be in the archive, 255 everything else (with --mode standby: 1)."
+)]
 pub(super) struct Args {
     /// Name of the file: %f
     name: String,

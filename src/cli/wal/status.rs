@@ -98,8 +98,15 @@ fn one(t: &mut String, s: &SystemStatus) {
     for w in &s.windows {
         let to = w.to_time.map_or_else(|| "the end of the base backup".to_owned(), |at| format!("{} UTC", output::time(at)));
         let end = if w.open { "" } else { ", where WAL is missing" };
-        say!(t, "    can recover: {} UTC to {to} on timeline {} (base {}, {} to {}{end})",
-            output::time(w.from_time), w.timeline, w.base.short(), w.from, w.to);
+        say!(
+            t,
+            "    can recover: {} UTC to {to} on timeline {} (base {}, {} to {}{end})",
+            output::time(w.from_time),
+            w.timeline,
+            w.base.short(),
+            w.from,
+            w.to
+        );
     }
     if s.current && s.windows.is_empty() {
         say!(t, "    no base backup: nothing can be recovered yet");

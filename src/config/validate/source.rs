@@ -29,7 +29,7 @@ pub(super) fn source(raw: &RawJob, path: &str, names: &mut Names<'_>, out: &mut 
     match given.as_slice() {
         [_] => {}
         [] if out.is_bad(path) => {}
-        [] => out.add_hint(path, "the job has no source", "Add one of `pg_dump`, `pg_base`, `pg_wal`, `volume` and `command`."),
+        [] => out.add_hint(path, "the job has no source", "Add one of `pg_base`, `pg_wal`, `pg_dump`, `volume` and `command`."),
         several => out.add(path, format!("a job has one source, and this one has {}", several.join(", "))),
     }
     for (field, is) in [("on_change", raw.on_change.is_some()), ("hooks", raw.hooks.is_some())] {

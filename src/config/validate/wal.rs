@@ -20,11 +20,7 @@ const DEFAULT_FETCH_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// Whether the job is a WAL archive. One with a second source is left to those who count sources.
 pub(super) fn is_wal_only(raw: &RawJob) -> bool {
-    raw.pg_wal.is_some()
-        && raw.pg_base.is_none()
-        && raw.pg_dump.is_none()
-        && raw.volume.is_none()
-        && raw.command.is_none()
+    raw.pg_wal.is_some() && raw.pg_base.is_none() && raw.pg_dump.is_none() && raw.volume.is_none() && raw.command.is_none()
 }
 
 /// `None` after a mistake.
@@ -132,7 +128,11 @@ fn check_cluster(cluster: &str, path: &str, out: &mut Collector<'_>) {
     let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
     let edges = cluster.starts_with('-') || cluster.ends_with('-');
     if cluster.is_empty() || cluster.len() > 63 || edges || !cluster.bytes().all(inner) {
-        out.add_hint(path, "not the name of a cluster", "Use 1 to 63 characters a-z, 0-9 and '-', not starting or ending with '-'.");
+        out.add_hint(
+            path,
+            "not the name of a cluster",
+            "Use 1 to 63 characters a-z, 0-9 and '-', not starting or ending with '-'.",
+        );
     }
 }
 
@@ -184,7 +184,11 @@ pub(super) fn check_sockets(tenants: &BTreeMap<TenantName, Tenant>, out: &mut Co
             != (&job.settings.socket_uids, &job.settings.socket_gids)
         {
             let message = format!("job `{}` shares {} and lets in others", other.name, socket.display());
-            out.add_hint(path, message, "Write the same `socket_uids` and `socket_gids`, or give each job a `socket` of its own.");
+            out.add_hint(
+                path,
+                message,
+                "Write the same `socket_uids` and `socket_gids`, or give each job a `socket` of its own.",
+            );
         }
     }
 }

@@ -4,6 +4,7 @@
 
 mod fetch;
 mod file;
+mod nodes;
 mod trees;
 
 use std::sync::Arc;
@@ -13,12 +14,13 @@ use parking_lot::Mutex;
 
 use super::index::{BlobPlace, BlobType, Index};
 use super::pack::{Codec, LEVEL_OFF};
-use super::{Repository, tree};
+use super::{Repository, streamed, tree};
 use crate::error::{Context, Error, Kind, Result};
 use crate::model::{Id, Node};
 
 pub use fetch::Want;
 pub use file::FileReader;
+pub use nodes::Nodes;
 
 /// Reads blobs of a repository as its index was when it was loaded. Cloning shares caches. Calls block.
 #[derive(Clone)]
@@ -52,14 +54,27 @@ impl Reader {
     /// # Errors
     /// [`Kind::Corrupt`] if the tree is not in the index or damaged; the store's failures.
     pub fn tree(&self, id: Id) -> Result<Vec<Node>> {
-        let doing = || format!("read directory tree {}", id.short());
-        let place = self.place(BlobType::Tree, &id)?;
-        let stored = self.shared.trees.read(&self.shared.repo, &self.shared.index, place).context(doing)?;
-        self.with_codec(|codec| {
-            let plain = codec.open(self.shared.repo.key(), &id, &stored, place.uncompressed)?;
-            tree::decode_tree(plain)
-        })
-        .context(doing)
+        let mut nodes = Vec::new();
+        self.visit_tree(id, &mut |node| {
+            nodes.push(node);
+            Ok(())
+        })?;
+        Ok(nodes)
+    }
+
+    /// The entry of a directory that has this name.
+    ///
+    /// # Errors
+    /// As [`Reader::tree`].
+    pub fn entry(&self, tree: Id, name: &[u8]) -> Result<Option<Node>> {
+        let mut found = None;
+        self.visit_tree(tree, &mut |node| {
+            if node.name == name {
+                found = Some(node);
+            }
+            Ok(())
+        })?;
+        Ok(found)
     }
 
     /// Hands over the entries of a directory one by one: a huge one is never held as nodes.
@@ -70,8 +85,15 @@ impl Reader {
         let doing = || format!("read directory tree {}", id.short());
         let place = self.place(BlobType::Tree, &id)?;
         let stored = self.shared.trees.read(&self.shared.repo, &self.shared.index, place).context(doing)?;
+        if streamed::is_large(&place) {
+            return streamed::visit(self.shared.repo.key(), &id, &stored, &place, visit).context(doing);
+        }
         self.with_codec(|codec| tree::visit_tree(codec.open(self.shared.repo.key(), &id, &stored, place.uncompressed)?, visit))
             .context(doing)
+    }
+
+    fn is_large_tree(&self, id: &Id) -> Result<bool> {
+        Ok(streamed::is_large(&self.place(BlobType::Tree, id)?))
     }
 
     /// A blob's content.

@@ -87,8 +87,19 @@ pub fn decode_tree(bytes: &[u8]) -> Result<Vec<Node>> {
 /// # Errors
 /// As [`decode_tree`], possibly after entries were handed over; the first error of `visit`.
 pub fn visit_tree(bytes: &[u8], visit: &mut dyn FnMut(Node) -> Result<()>) -> Result<()> {
+    visit_json(serde_json::Deserializer::from_slice(bytes), visit)
+}
+
+/// [`visit_tree`] of a tree that is not in memory as a whole. Slower, entry by entry.
+pub(in crate::repository) fn visit_tree_from(from: impl std::io::Read, visit: &mut dyn FnMut(Node) -> Result<()>) -> Result<()> {
+    visit_json(serde_json::Deserializer::from_reader(from), visit)
+}
+
+fn visit_json<'de>(
+    mut json: serde_json::Deserializer<impl serde_json::de::Read<'de>>,
+    visit: &mut dyn FnMut(Node) -> Result<()>,
+) -> Result<()> {
     let mut outcome = Ok(());
-    let mut json = serde_json::Deserializer::from_slice(bytes);
     let parsed = json.deserialize_map(Tree { visit, outcome: &mut outcome }).and_then(|()| json.end());
     outcome?;
     parsed.map_err(|e| Error::new(Kind::Corrupt, "not a directory tree").because(e))

@@ -12,6 +12,10 @@ use crate::model::{Id, Node, NodeKind, Time, civil_from_days};
 const FIRST: i64 = -62_167_219_200;
 const LAST: i64 = 253_402_300_799;
 
+/// What comes before and after the entries.
+pub(super) const HEAD: &[u8] = b"{\"nodes\":[";
+pub(super) const TAIL: &[u8] = b"]}\n";
+
 /// The tree blob of a directory with these entries.
 ///
 /// Times outside years 0000 to 9999 are stored as the nearest year: stock clients could not read the tree otherwise.
@@ -20,7 +24,20 @@ const LAST: i64 = 253_402_300_799;
 /// [`Kind::Bug`] if entries are not in ascending order of name, a name is impossible, or a directory has no subtree.
 pub fn encode_tree(nodes: &[Node]) -> Result<Vec<u8>> {
     let mut out = Vec::with_capacity(32 + nodes.len() * 480);
-    out.extend_from_slice(b"{\"nodes\":[");
+    out.extend_from_slice(HEAD);
+    encode_into(nodes, &mut out)?;
+    out.extend_from_slice(TAIL);
+    Ok(out)
+}
+
+/// Only the entries, with commas between them.
+pub(super) fn encode_list(nodes: &[Node]) -> Result<Vec<u8>> {
+    let mut out = Vec::with_capacity(nodes.len() * 480);
+    encode_into(nodes, &mut out)?;
+    Ok(out)
+}
+
+fn encode_into(nodes: &[Node], out: &mut Vec<u8>) -> Result<()> {
     let mut last: Option<&[u8]> = None;
     for node in nodes {
         let impossible = node.name.is_empty()
@@ -38,10 +55,9 @@ pub fn encode_tree(nodes: &[Node]) -> Result<Vec<u8>> {
             out.push(b',');
         }
         last = Some(&node.name);
-        encode_node(node, &mut out)?;
+        encode_node(node, out)?;
     }
-    out.extend_from_slice(b"]}\n");
-    Ok(out)
+    Ok(())
 }
 
 fn encode_node(node: &Node, out: &mut Vec<u8>) -> Result<()> {

@@ -6,13 +6,17 @@
 
 mod decode;
 mod encode;
+mod large;
 mod printable;
 mod quote;
 #[cfg(test)]
 mod tests;
 
+pub(super) use decode::visit_tree_from;
 pub use decode::{decode_tree, visit_tree};
 pub use encode::encode_tree;
+pub(super) use large::Joined;
+pub use large::TreePart;
 
 /// Go's `os.FileMode` bits that differ from `st_mode`.
 mod go_mode {

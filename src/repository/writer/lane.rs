@@ -6,12 +6,13 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use crossbeam_channel::Receiver;
 
-use super::{Job, Saved, Shared};
+use super::{Job, Saved, Shared, Work};
 use crate::crypto::{LANES, sha256, sha256_many};
 use crate::error::{Error, Kind, Result};
 use crate::model::{Id, Node};
 use crate::repository::index::BlobType;
-use crate::repository::pack::Codec;
+use crate::repository::pack::{Codec, PackBuilder};
+use crate::repository::streamed::LargeTree;
 use crate::repository::tree;
 
 /// A thread's own compressor and the run it belongs to. Handed to [`super::Done`] so that a finished file can store
@@ -29,17 +30,16 @@ impl Lane {
     /// Until the last writer is gone.
     pub(super) fn run(mut self, jobs: &Receiver<Job>) {
         // A batch may hold this lane's share of the queue, so that the other lanes are not left without work.
-        let share = (3 * self.shared.gate.limit() as usize / (4 * self.shared.options.lanes)).max(1);
+        let share = (3 * self.shared.gate.limit() / (4 * self.shared.options.lanes as u64)).max(1);
         let mut batch = Vec::with_capacity(LANES);
         while let Ok(first) = jobs.recv() {
-            let mut bytes = first.data.len();
+            let mut bytes = first.work.bytes();
             batch.push(first);
             while batch.len() < LANES && bytes < share {
                 let Ok(job) = jobs.try_recv() else { break };
-                bytes += job.data.len();
+                bytes += job.work.bytes();
                 batch.push(job);
             }
-            let bytes: u64 = batch.iter().map(|j| j.data.len() as u64).sum();
             // A bug must end the run with an error, not leave everybody waiting for this lane.
             let stored = catch_unwind(AssertUnwindSafe(|| self.store(&mut batch)));
             if stored.is_err() {
@@ -52,12 +52,14 @@ impl Lane {
     }
 
     fn store(&mut self, batch: &mut Vec<Job>) {
-        let messages: Vec<&[u8]> = batch.iter().map(|j| &j.data[..]).collect();
+        let messages: Vec<&[u8]> = batch.iter().map(|j| j.work.message()).collect();
         let ids = if self.shared.has_failed() { vec![Id::default(); messages.len()] } else { sha256_many(&messages) };
         for (job, id) in batch.drain(..).zip(ids) {
-            let bytes = job.data.len() as u64;
-            let saved = self.save_named(job.kind, id, &job.data);
-            drop(job.data);
+            let bytes = job.work.bytes();
+            let saved = match job.work {
+                Work::Blob(kind, data) => self.save_named(kind, id, &data),
+                Work::Tree(tree) => self.save_large_tree(tree),
+            };
             self.shared.gate.leave(bytes);
             (job.done)(self, saved);
         }
@@ -72,6 +74,36 @@ impl Lane {
                 None
             }
         }
+    }
+
+    /// [`Lane::save_tree`] for a directory with very many entries.
+    pub fn save_large_tree(&mut self, tree: LargeTree) -> Option<Saved> {
+        if self.shared.has_failed() {
+            return None;
+        }
+        match self.try_save_large(tree) {
+            Ok(saved) => Some(saved),
+            Err(e) => {
+                self.shared.fail(e);
+                None
+            }
+        }
+    }
+
+    fn try_save_large(&mut self, tree: LargeTree) -> Result<Saved> {
+        let shared = &self.shared;
+        let sealed = tree.seal(shared.repo.key())?;
+        let plain_len = u64::from(sealed.plain_len);
+        shared.stats.bytes_in.fetch_add(plain_len, Relaxed);
+        if !shared.is_new(BlobType::Tree, &sealed.id, plain_len) {
+            return Ok(Saved { id: sealed.id, stored: 0 });
+        }
+        let stored = sealed.bytes.len() as u64;
+        shared.stats.bytes_stored.fetch_add(stored, Relaxed);
+        let uncompressed = if sealed.is_compressed { sealed.plain_len } else { 0 };
+        let pack = PackBuilder::of_one(BlobType::Tree, sealed.id, sealed.bytes, uncompressed)?;
+        shared.packer.upload_apart(shared, pack)?;
+        Ok(Saved { id: sealed.id, stored })
     }
 
     /// Ends the run with this error.
@@ -98,16 +130,9 @@ impl Lane {
         if data.is_empty() {
             return Err(Error::new(Kind::Bug, "an empty blob was handed in"));
         }
-        let [data_names, tree_names] = &self.shared.fresh;
-        let (names, counter) = match kind {
-            BlobType::Data => (data_names, &stats.data_blobs),
-            BlobType::Tree => (tree_names, &stats.tree_blobs),
-        };
-        if self.shared.index.contains(kind, &id) || !names.insert(&id) {
+        if !self.shared.is_new(kind, &id, data.len() as u64) {
             return Ok(0);
         }
-        counter.fetch_add(1, Relaxed);
-        stats.bytes_added.fetch_add(data.len() as u64, Relaxed);
         // Stock prune repacks trees that are not compressed, so trees always are.
         let sealed = self.codec.seal(self.shared.repo.key(), &id, data, kind == BlobType::Tree)?;
         let stored = sealed.bytes.len() as u64;

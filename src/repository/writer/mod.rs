@@ -28,6 +28,7 @@ use super::gate::Gate;
 use super::index::{BlobType, Index};
 use super::lock::RepoLock;
 use super::snapshot::SnapshotFile;
+use super::streamed::LargeTree;
 use super::{Repository, tree};
 use crate::error::{Error, Kind, Result};
 use crate::model::{Id, Node};
@@ -80,13 +81,18 @@ impl WriterOptions {
     /// Options whose buffers stay within `budget` bytes for the whole process.
     ///
     /// Peak ≈ 25 MiB for the program + 48 B a known blob + 24 B a new one + (uploads + 1) packs + tree pack + queue +
-    /// per lane 4 × the largest blob (2 MiB) + per walker one block (4 MiB): about 110 MiB on two processors, whatever
-    /// the input. A budget of 512 MiB and more buys larger packs, and so fewer requests, and more uploads at a time.
+    /// per lane 4 × the largest blob (2 MiB) + per walker one block (4 MiB) + 180 B an entry of each directory of more
+    /// than 4,096 that is being stored: about 110 MiB on two processors, whatever the input. A budget of 512 MiB and
+    /// more buys larger packs, and so fewer requests, and more uploads at a time; more processors than there are 32 MiB
+    /// in it are not used.
     #[must_use]
     pub fn for_memory(budget: u64, level: i32) -> Self {
         let small = budget < 512 << 20;
+        let processors = std::thread::available_parallelism().map_or(2, usize::from);
+        let affordable = usize::try_from(budget / (32 << 20)).unwrap_or(usize::MAX);
         Self {
             level,
+            lanes: processors.min(affordable).max(1),
             pack_size: if small { 8 << 20 } else { 16 << 20 },
             queue_bytes: if small { 8 << 20 } else { 16 << 20 },
             uploads: if small { 2 } else { 4 },
@@ -108,9 +114,33 @@ pub struct Saved {
 pub type Done = Box<dyn FnOnce(&mut Lane, Option<Saved>) + Send>;
 
 struct Job {
-    kind: BlobType,
-    data: Bytes,
+    work: Work,
     done: Done,
+}
+
+/// What is to be stored.
+enum Work {
+    Blob(BlobType, Bytes),
+    Tree(LargeTree),
+}
+
+impl Work {
+    /// What is to be hashed. A large tree was, while it was put together.
+    fn message(&self) -> &[u8] {
+        match self {
+            Self::Blob(_, data) => data,
+            Self::Tree(_) => &[],
+        }
+    }
+
+    /// Bytes of the queue that it takes while it waits.
+    fn bytes(&self) -> u64 {
+        match self {
+            Self::Blob(_, data) => data.len() as u64,
+            // Its memory is taken since before it was handed in.
+            Self::Tree(_) => 0,
+        }
+    }
 }
 
 /// What a run added so far.
@@ -198,6 +228,21 @@ impl Shared {
         self.failed.store(true, Relaxed);
     }
 
+    /// Whether nobody has the blob yet: then it is counted, and the caller stores it.
+    fn is_new(&self, kind: BlobType, id: &Id, bytes: u64) -> bool {
+        let [data_names, tree_names] = &self.fresh;
+        let (names, counter) = match kind {
+            BlobType::Data => (data_names, &self.stats.data_blobs),
+            BlobType::Tree => (tree_names, &self.stats.tree_blobs),
+        };
+        if self.index.contains(kind, id) || !names.insert(id) {
+            return false;
+        }
+        counter.fetch_add(1, Relaxed);
+        self.stats.bytes_added.fetch_add(bytes, Relaxed);
+        true
+    }
+
     fn has_failed(&self) -> bool {
         self.failed.load(Relaxed)
     }
@@ -255,12 +300,29 @@ impl Writer {
 
     /// Hands a blob in and returns once there is room for it; `done` is called later, on a lane.
     pub fn submit(&self, kind: BlobType, data: Bytes, done: Done) {
-        let bytes = data.len() as u64;
+        self.hand_in(Job { work: Work::Blob(kind, data), done });
+    }
+
+    /// Begins a directory with very many entries (about so many), to be handed in once it has them all.
+    ///
+    /// # Errors
+    /// A compression level that does not exist.
+    pub fn large_tree(&self, entries: usize) -> Result<LargeTree> {
+        LargeTree::begin(entries, self.shared.options.level, self.shared.repo.format_version())
+    }
+
+    /// [`Writer::submit`] for a directory with very many entries.
+    pub fn submit_large_tree(&self, tree: LargeTree, done: Done) {
+        self.hand_in(Job { work: Work::Tree(tree), done });
+    }
+
+    fn hand_in(&self, job: Job) {
+        let bytes = job.work.bytes();
         self.shared.gate.enter(bytes);
         let sender = self.threads.jobs.lock().clone();
         if let Some(sender) = sender {
             // Lanes live as long as the sender, so this cannot fail while one is there.
-            if sender.send(Job { kind, data, done }).is_err() {
+            if sender.send(job).is_err() {
                 self.shared.fail(Error::new(Kind::Bug, "no lane takes work"));
                 self.shared.gate.leave(bytes);
             }

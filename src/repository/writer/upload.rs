@@ -101,6 +101,12 @@ impl Packer {
         permit.map_err(|e| Error::new(Kind::Bug, "uploads were closed").because(e))
     }
 
+    /// Uploads a pack that is no lane's open one, waiting first while too many uploads run.
+    pub(super) fn upload_apart(&self, shared: &Arc<Shared>, pack: PackBuilder) -> Result<()> {
+        let permit = self.permit(shared)?;
+        self.upload(shared, pack, permit)
+    }
+
     fn upload(&self, shared: &Arc<Shared>, pack: PackBuilder, permit: OwnedSemaphorePermit) -> Result<()> {
         let sealed = pack.finish(shared.repo.key())?;
         let runtime = shared.repo.runtime().clone();
@@ -122,7 +128,10 @@ impl Packer {
                         pending.packs.push(sealed.index);
                         pending.is_due(shared.options.index_bytes).then(|| pending.take())
                     };
-                    if let Ok(memory) = bytes.try_into_mut() {
+                    // Not that of a pack that was larger than any other will be.
+                    if let Ok(memory) = bytes.try_into_mut()
+                        && memory.capacity() <= shared.options.pack_size + (4 << 20)
+                    {
                         spare.lock().push(memory.into());
                     }
                     if let Some(due) = due
@@ -150,8 +159,7 @@ impl Packer {
             for (open, kind) in self.open.iter().zip([BlobType::Data, BlobType::Tree]) {
                 let pack = std::mem::replace(&mut *open.lock(), PackBuilder::new(kind, Vec::new()));
                 if !pack.is_empty() {
-                    let permit = self.permit(shared)?;
-                    self.upload(shared, pack, permit)?;
+                    self.upload_apart(shared, pack)?;
                 }
             }
         }

@@ -25,6 +25,7 @@ mod job;
 mod links;
 pub mod marker;
 mod plan;
+mod present;
 mod remove;
 mod round;
 mod special;
@@ -55,11 +56,12 @@ pub type WriteChunk<'a> = dyn Fn(u32, u64, &[u8]) -> Result<()> + Sync + 'a;
 
 /// Where trees and chunks come from. Calls block and come from several threads.
 pub trait Blobs: Sync {
-    /// The entries of a directory.
+    /// Hands over the entries of a directory one by one, so that a huge one need not be held.
     ///
     /// # Errors
-    /// [`Kind::Corrupt`] costs that directory; anything else ends the restore.
-    fn tree(&self, id: Id) -> Result<Vec<Node>>;
+    /// [`Kind::Corrupt`] costs what of that directory was not handed over; anything else ends the restore, the first
+    /// failure of `visit` too, which is returned as it is.
+    fn tree(&self, id: Id, visit: &mut dyn FnMut(Node) -> Result<()>) -> Result<()>;
 
     /// Length of a chunk.
     ///

@@ -1,6 +1,5 @@
 //! The walk: trees into directories, small things made at once, files handed over in rounds.
 
-use std::collections::HashMap;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
@@ -12,6 +11,7 @@ use super::content::Target;
 use super::folder::{self, Folder, Made};
 use super::job::Job;
 use super::links::{self, Joined};
+use super::present::Present;
 use super::round::{CHUNKS, Round, Slice};
 use super::{Choice, remove, special};
 use crate::error::{Error, Kind, Result};
@@ -63,9 +63,6 @@ struct Planner<'a, 'b> {
     stack: Vec<(Arc<Folder>, Id)>,
 }
 
-/// What is in a directory of the target already.
-type Present = HashMap<Vec<u8>, FileType>;
-
 impl Planner<'_, '_> {
     fn walk(&mut self) -> Result<()> {
         while let Some((folder, tree)) = self.stack.pop() {
@@ -90,58 +87,71 @@ impl Planner<'_, '_> {
             Ok(present) => present,
             Err(e) => return job.failed(&folder.path(), "make directory", e),
         };
-        let nodes = match job.blobs.tree(tree) {
-            Ok(nodes) => nodes,
-            Err(e) => return job.damaged(&folder.path(), e),
-        };
         let mut above = folder.relative();
         if !above.is_empty() {
             above.push(b'/');
         }
         let mut below = Vec::new();
-        for node in nodes {
-            let name = node.name.as_slice();
-            if !is_plain(name) {
-                job.problem(
-                    &folder.path(),
-                    format_args!("has an entry with the impossible name `{}`; it was not restored", name.escape_ascii()),
-                );
-                continue;
-            }
-            let mut path = above.clone();
-            path.extend_from_slice(name);
-            let is_dir = matches!(node.kind, NodeKind::Dir { .. });
-            let choice = job.filter.choose(&path, is_dir);
-            let there = present.remove(name);
-            if choice == Choice::No || (folder.is_target() && name == super::marker::DIR.as_bytes()) {
-                continue;
-            }
-            self.entry(folder, node, there, choice, &mut below)?;
-        }
-        if job.options.delete {
-            let extra = |name: &Vec<u8>, kind: &FileType| {
-                let mut path = above.clone();
-                path.extend_from_slice(name);
-                let kept = folder.is_target() && KEPT.contains(&name.as_slice());
-                !kept && job.filter.choose(&path, *kind == FileType::Directory) == Choice::Yes
+        // What ended the walk, told apart from what is wrong with the tree.
+        let mut stopped = Ok(());
+        let read = job.blobs.tree(tree, &mut |node| {
+            stopped = self.node(folder, &above, node, &mut present, &mut below);
+            if stopped.is_ok() { Ok(()) } else { Err(Error::new(Kind::Cancelled, "broken off")) }
+        });
+        stopped?;
+        if let Err(e) = read {
+            job.damaged(&folder.path(), e)?;
+        } else if job.options.delete {
+            let extra = |name: &[u8], kind: FileType| {
+                let path = [&above, name].concat();
+                let kept = folder.is_target() && KEPT.contains(&name);
+                !kept && job.filter.choose(&path, kind == FileType::Directory) == Choice::Yes
             };
-            folder.set_extras(present.into_iter().filter(|(n, k)| extra(n, k)).map(|(n, _)| n).collect());
+            folder.set_extras(present.rest().filter(|(n, k)| extra(n, *k)).map(|(n, _)| n.to_vec()).collect());
         }
         // The first directory of the list comes off the stack first.
         self.stack.extend(below.into_iter().rev());
         Ok(())
     }
 
+    /// One entry of a directory; directories go to `below`.
+    fn node(
+        &mut self,
+        folder: &Arc<Folder>,
+        above: &[u8],
+        node: Node,
+        present: &mut Present,
+        below: &mut Vec<(Arc<Folder>, Id)>,
+    ) -> Result<()> {
+        let job = self.job;
+        let name = node.name.as_slice();
+        if !is_plain(name) {
+            job.problem(
+                &folder.path(),
+                format_args!("has an entry with the impossible name `{}`; it was not restored", name.escape_ascii()),
+            );
+            return Ok(());
+        }
+        let path = [above, name].concat();
+        let is_dir = matches!(node.kind, NodeKind::Dir { .. });
+        let choice = job.filter.choose(&path, is_dir);
+        let there = present.take(name);
+        if choice == Choice::No || (folder.is_target() && name == super::marker::DIR.as_bytes()) {
+            return Ok(());
+        }
+        self.entry(folder, node, there, choice, below)
+    }
+
     fn present(&self, folder: &Arc<Folder>) -> rustix::io::Result<Present> {
         let fd = if folder.is_on_the_way() { folder.fd_if_there(self.job)? } else { Some(folder.fd(self.job)?) };
-        let Some(fd) = fd else { return Ok(Present::new()) };
+        let Some(fd) = fd else { return Ok(Present::default()) };
         if folder.is_target() {
             folder::note_habits(self.job, fd.as_fd())?;
         }
         if folder.made() == Made::Fresh {
-            return Ok(Present::new());
+            return Ok(Present::default());
         }
-        Ok(remove::entries(fd.as_fd())?.into_iter().collect())
+        Present::read(fd.as_fd())
     }
 
     fn entry(

@@ -16,26 +16,28 @@ use crate::error::Result;
 /// Directories nested deeper than this are left: nobody made them by accident.
 const DEPTH: usize = 1000;
 
-/// Names and kinds of a directory's entries.
-pub(super) fn entries(dir: BorrowedFd<'_>) -> rustix::io::Result<Vec<(Vec<u8>, FileType)>> {
+/// Hands over names and kinds of a directory's entries.
+pub(super) fn each_entry(
+    dir: BorrowedFd<'_>,
+    each: &mut dyn FnMut(&[u8], FileType) -> rustix::io::Result<()>,
+) -> rustix::io::Result<()> {
     // A description of its own: the position of the one that was handed in may be anywhere.
     let dir = rustix::fs::openat(dir, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
     let mut buffer: Vec<u8> = Vec::with_capacity(32 << 10);
     let mut raw = RawDir::new(&dir, buffer.spare_capacity_mut());
-    let mut found = Vec::new();
     while let Some(entry) = raw.next() {
         let entry = entry?;
         let name = entry.file_name().to_bytes();
-        if name != b"." && name != b".." {
-            found.push((name.to_vec(), entry.file_type()));
+        if name == b"." || name == b".." {
+            continue;
         }
+        let kind = match entry.file_type() {
+            FileType::Unknown => FileType::from_raw_mode(rustix::fs::statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW)?.st_mode),
+            kind => kind,
+        };
+        each(name, kind)?;
     }
-    for (name, kind) in &mut found {
-        if *kind == FileType::Unknown {
-            *kind = FileType::from_raw_mode(rustix::fs::statat(&dir, name.as_slice(), AtFlags::SYMLINK_NOFOLLOW)?.st_mode);
-        }
-    }
-    Ok(found)
+    Ok(())
 }
 
 /// Removes an entry of `folder`, open as `dir`, and all below it but for what the filter leaves out. What cannot be removed is a problem.
@@ -75,10 +77,15 @@ fn below(job: &Job<'_>, dir: BorrowedFd<'_>, name: &[u8], relative: &[u8], path:
         );
         return Ok(());
     }
-    let found = match entries(fd.as_fd()) {
-        Ok(found) => found,
-        Err(e) => return job.failed(&path, "list", e),
-    };
+    // As a whole before any of it goes: a listing of a directory that changes may skip entries.
+    let mut found = Vec::new();
+    let listed = each_entry(fd.as_fd(), &mut |name, kind| {
+        found.push((name.to_vec(), kind));
+        Ok(())
+    });
+    if let Err(e) = listed {
+        return job.failed(&path, "list", e);
+    }
     for (entry, kind) in found {
         job.cancel.check()?;
         let relative = [relative, &entry].join(&b'/');

@@ -59,6 +59,12 @@ impl Names {
         self.list.is_empty()
     }
 
+    /// Whether all were asked about.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.at >= self.list.len() && self.problems.is_empty()
+    }
+
     fn of(&self, name: &Name) -> &[u8] {
         bytes_of(&self.bytes, name)
     }

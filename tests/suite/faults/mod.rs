@@ -11,7 +11,7 @@ mod read_only;
 
 use std::collections::BTreeMap;
 use std::io::Read as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -20,23 +20,10 @@ use strongroom::repository::Repository;
 
 use crate::cli::{Ran, run};
 use crate::support::judges;
+use crate::support::tree::{noise, objects};
 
 /// Of every repository that the program makes here.
 const PASSWORD: &str = "secret";
-
-/// Bytes that do not compress, another series for each seed.
-fn noise(len: usize, seed: u64) -> Vec<u8> {
-    let mut x = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-    let mut out = Vec::with_capacity(len + 8);
-    while out.len() < len {
-        x ^= x << 13;
-        x ^= x >> 7;
-        x ^= x << 17;
-        out.extend_from_slice(&x.to_le_bytes());
-    }
-    out.truncate(len);
-    out
-}
 
 /// A directory with a password `p` and a new repository `repo`, which anybody may enter.
 fn place() -> tempfile::TempDir {
@@ -69,17 +56,6 @@ fn restic_check(repo: &Path, password: &str, read_data: bool) {
     let mut args = vec!["check", "--no-lock"];
     args.extend(read_data.then_some("--read-data"));
     judges::restic(repo, password, &args);
-}
-
-/// Files below a directory.
-fn objects(folder: &Path) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-        let path = entry.path();
-        if path.is_dir() { found.extend(objects(&path)) } else { found.push(path) }
-    }
-    found.sort();
-    found
 }
 
 /// Bytes of the files below a directory.

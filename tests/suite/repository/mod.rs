@@ -24,6 +24,8 @@ use strongroom::runtime::{Cancel, SecretText, SystemClock};
 use strongroom::store::{Error, ErrorKind, Key, LocalStore, ObjectMeta, Payload, PutMode, Store, Version};
 use tempfile::TempDir;
 
+use crate::support::tree::{noise, objects};
+
 const PASSWORD: &str = "repository tests";
 
 type Files = BTreeMap<String, Vec<u8>>;
@@ -48,20 +50,6 @@ fn local(dir: &Path) -> Arc<dyn Store> {
 
 async fn open(dir: &Path) -> Repository {
     Repository::open(local(dir), &SecretText::new(PASSWORD.into()), &env()).await.unwrap()
-}
-
-/// Bytes that do not compress, another series for each seed.
-fn noise(len: usize, seed: u64) -> Vec<u8> {
-    let mut x = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-    let mut out = Vec::with_capacity(len + 8);
-    while out.len() < len {
-        x ^= x << 13;
-        x ^= x >> 7;
-        x ^= x << 17;
-        out.extend_from_slice(&x.to_le_bytes());
-    }
-    out.truncate(len);
-    out
 }
 
 fn files(names_and_seeds: &[(&str, usize, u64)]) -> Files {
@@ -113,16 +101,6 @@ impl Fixture {
     fn objects(&self, folder: &str) -> Vec<PathBuf> {
         objects(&self.path().join(folder))
     }
-}
-
-fn objects(folder: &Path) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir(folder).into_iter().flatten() {
-        let path = entry.unwrap().path();
-        if path.is_dir() { found.extend(objects(&path)) } else { found.push(path) }
-    }
-    found.sort();
-    found
 }
 
 async fn blocking<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> T {

@@ -51,6 +51,14 @@ pub fn bin(major: u32) -> PathBuf {
     bin.unwrap_or_else(|| panic!("PostgreSQL {major} is not in {}: run `make tools` (tests/tools/postgres.sh)", cache.display()))
 }
 
+/// The same, where the user that servers run as can reach them.
+pub fn server_bin(major: u32) -> PathBuf {
+    match user() {
+        Some(user) => reachable(&bin(major), user),
+        None => bin(major),
+    }
+}
+
 impl Server {
     /// Starts a new, empty server that listens on its socket only.
     pub fn start(major: u32) -> Self {
@@ -80,12 +88,6 @@ impl Server {
         self.launch()
     }
 
-    /// A server that has no data directory yet and does not run: something is restored to [`Server::data`], then it is
-    /// started with [`Server::restart`].
-    pub fn unborn(major: u32) -> Self {
-        Self::prepare(major, false)
-    }
-
     /// A standby of this server, streaming from it.
     pub fn standby(&self, config: &str) -> Self {
         let server = Self::prepare(self.major, false);
@@ -99,6 +101,27 @@ impl Server {
         );
         server.configure(config);
         server.launch()
+    }
+
+    /// A server that has no data directory yet and does not run: something is restored to [`Server::data`], then it is
+    /// started with [`Server::restart`].
+    pub fn unborn(major: u32) -> Self {
+        Self::prepare(major, false)
+    }
+
+    /// What a restored cluster must be told to run as this server, beside what its configuration says.
+    pub fn own_settings(&self) -> Vec<(String, String)> {
+        [("unix_socket_directories", self.socket_dir()), ("port", self.port.to_string()), ("listen_addresses", String::new())]
+            .map(|(name, value)| (name.to_owned(), value))
+            .to_vec()
+    }
+
+    /// `pg_ctl start` and what it says; the server is not ended by itself.
+    pub fn try_start(&self) -> Result<(), String> {
+        let log = self.dir.join("log");
+        let output = self.as_user("pg_ctl", &["-D", &self.data(), "-l", log.to_str().unwrap(), "-w", "start"]).output().unwrap();
+        let words = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        if output.status.success() { Ok(()) } else { Err(words(&output.stdout) + &words(&output.stderr) + &self.log()) }
     }
 
     /// A server on this data directory, which is moved into a place of its own.
@@ -298,11 +321,6 @@ impl Server {
         run(self.as_user("pg_ctl", &["-D", &self.data(), "stop", "-m", "immediate", "-w"]), "pg_ctl stop");
     }
 
-    /// `pg_ctl stop -m fast`: waits for everybody that streams from it.
-    pub fn stop_fast(&self) {
-        run(self.as_user("pg_ctl", &["-D", &self.data(), "stop", "-m", "fast", "-w"]), "pg_ctl stop");
-    }
-
     /// Makes a standby a primary on a timeline of its own, and waits until it is.
     pub fn promote(&self) {
         run(self.as_user("pg_ctl", &["-D", &self.data(), "promote", "-w"]), "pg_ctl promote");
@@ -321,7 +339,7 @@ impl Server {
         dir.to_str().unwrap().to_owned()
     }
 
-    /// `pg_ctl stop -m fast`.
+    /// `pg_ctl stop -m fast`: waits for everybody that streams from it.
     pub fn stop(&self) {
         run(self.as_user("pg_ctl", &["-D", &self.data(), "stop", "-m", "fast", "-w"]), "pg_ctl stop");
     }

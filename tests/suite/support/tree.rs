@@ -261,6 +261,17 @@ pub fn noise(len: usize, seed: u64) -> Vec<u8> {
     out
 }
 
+/// Files below a directory, in order; what vanishes meanwhile, or is not there at all, has none.
+pub fn objects(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.is_dir() { found.extend(objects(&path)) } else { found.push(path) }
+    }
+    found.sort();
+    found
+}
+
 /// Sets a time, also one that standard library types do not reach.
 pub fn set_time(path: &Path, secs: i64, nanos: u32) {
     let spec = rustix::fs::Timespec { tv_sec: secs, tv_nsec: nanos.into() };

@@ -108,8 +108,9 @@ impl Memory {
 }
 
 impl Blobs for Memory {
-    fn tree(&self, id: Id) -> Result<Vec<Node>> {
-        self.trees.lock().get(&id).cloned().ok_or_else(|| Error::new(Kind::Corrupt, "no such tree"))
+    fn tree(&self, id: Id, visit: &mut dyn FnMut(Node) -> Result<()>) -> Result<()> {
+        let nodes = self.trees.lock().get(&id).cloned().ok_or_else(|| Error::new(Kind::Corrupt, "no such tree"))?;
+        nodes.into_iter().try_for_each(visit)
     }
 
     fn length(&self, id: &Id) -> Result<u32> {

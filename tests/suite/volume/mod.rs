@@ -4,7 +4,8 @@
 mod attacks;
 mod backup;
 mod if_empty;
-mod memory;
+pub mod memory;
 mod restore;
+mod small_memory;
 mod unprivileged;
 mod whole;

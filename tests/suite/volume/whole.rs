@@ -27,8 +27,9 @@ async fn newest(repo: &Repository) -> Found {
 
 async fn restore(repo: &Repository, to: &Path, options: Options) -> Arc<Progress> {
     let progress = Arc::new(Progress::default());
-    let report =
-        restore_volume::run(&newest(repo).await, to.to_owned(), options, progress.clone(), &Cancel::new()).await.unwrap();
+    let report = restore_volume::run(&newest(repo).await, to.to_owned(), options, progress.clone(), 256 << 20, &Cancel::new())
+        .await
+        .unwrap();
     assert!(report.problems.is_empty(), "{:?}", report.problems);
     progress
 }

@@ -32,7 +32,9 @@ fn archives_and_recovers(major: u32, initdb: &[&str], mib: u32) {
     until("the copy is in service", || copy.sql("postgres", "SELECT pg_is_in_recovery()") == "f");
     assert_eq!(copy.sql("postgres", "SELECT count(*), sum(n) FROM two"), rows);
     assert!(copy.log().contains("restored log file"), "{}", copy.log());
-    // The helper tidies up in its own time; what is there is nothing that the server minds.
+    // Whoever read ahead serves for a while yet; what is there is nothing that the server minds.
+    let helper = Path::new(&copy.data()).join("pg_wal/strongroom-prefetch/socket");
+    assert!(helper.exists(), "nobody read ahead");
     assert!(!copy.log().contains("invalid"), "{}", copy.log());
 }
 
@@ -95,4 +97,79 @@ fn segments_that_a_dead_primary_never_archived_are_archived_by_its_successor() {
     assert_eq!(timelines[1]["parent"][0], 1, "{status:#}");
     assert_eq!(standby.sql("postgres", "SELECT count(*) FROM two"), rows);
     assert_eq!(standby.sql("postgres", "SELECT failed_count FROM pg_stat_archiver"), "0", "{}", standby.log());
+}
+
+#[test]
+fn status_tells_which_points_can_be_recovered_and_how_far_the_archive_is_behind() {
+    let place = Place::new("");
+    let server = Server::create(17, false, &["--wal-segsize=1"], &place.archiving());
+    let url = server.conninfo("postgres", "postgres");
+    let wal = format!("url: \"{url}\", mode: archive, data_directory: {}", server.data());
+    place.configure(&place.local_store(), &wal, &format!("base: {{ pg_base: {{ url: \"{url}\" }} }}"));
+    assert_eq!(place.status()["state"], "never");
+    archived(&server);
+    assert_eq!(place.status()["systems"][0]["windows"], serde_json::json!([]));
+    place.run(&["backup", "acme/base"]).ok();
+    load(&server, "one", 3);
+    let last = archived(&server);
+
+    let status = place.status();
+    assert_eq!(status["state"], "ok", "{status:#}");
+    assert_eq!(
+        (&status["server"]["timeline"], &status["server"]["failing"]),
+        (&1.into(), &serde_json::Value::Null),
+        "{status:#}"
+    );
+    assert!(status["lag"]["bytes"].as_u64().unwrap() < 1 << 20, "{status:#}");
+    let system = &status["systems"][0];
+    assert_eq!(system["last"]["segment"].as_str().unwrap(), last, "{status:#}");
+    let windows = system["windows"].as_array().unwrap();
+    assert_eq!(windows.len(), 1, "{status:#}");
+    assert_eq!((&windows[0]["open"], &windows[0]["to"]), (&true.into(), &system["last"]["end"]), "{status:#}");
+    let text = place.run(&["wal", "status"]).ok().out;
+    assert!(text.contains("can recover:") && text.contains("on timeline 1"), "{text}");
+
+    // A hole behind the base backup ends what can be recovered.
+    let stop: strongroom::model::Lsn = windows[0]["from"].as_str().unwrap().parse().unwrap();
+    let size = strongroom::model::SegmentSize::new(1 << 20).unwrap();
+    let of_stop = strongroom::model::SegmentName::at(strongroom::model::Timeline(1), stop, size);
+    let gone = of_stop.next(size);
+    assert!(gone.to_string() < last);
+    for object in place.objects(&gone.to_string()) {
+        std::fs::remove_file(object).unwrap();
+    }
+    let status = place.run(&["--json", "wal", "status", "--check"]).exits(1).json();
+    let window = &status["archives"][0]["systems"][0]["windows"][0];
+    assert_eq!((&window["open"], &window["to"]), (&false.into(), &gone.start(size).to_string().into()), "{status:#}");
+}
+
+#[test]
+fn an_outage_during_a_recovery_never_ends_it_early() {
+    let place = Place::new("fetch_timeout: 1s");
+    let server = Server::create(18, false, &["--wal-segsize=1"], &place.archiving());
+    let copy = Server::unborn(18);
+    server.copy_to(&copy, &["-X", "none"], "archive_mode = off\n");
+    load(&server, "one", 4);
+    let middle = archived(&server);
+    load(&server, "two", 4);
+    archived(&server);
+    let rows = server.sql("postgres", "SELECT count(*), sum(n) FROM two");
+    // The store goes away when the recovery is in the middle of it.
+    let (store, away, over) = (place.path("store"), place.path("away"), place.path("over"));
+    let fetch = place.restoring(" --no-prefetch");
+    let fetch = fetch.trim_end().strip_prefix("restore_command = '").unwrap().strip_suffix('\'').unwrap().to_owned();
+    let config = format!("restore_command = 'if [ %f = {middle} ] && [ ! -e {over} ]; then mv {store} {away}; fi; {fetch}'\n");
+    let data = Path::new(&copy.data()).to_owned();
+    std::fs::write(data.join("postgresql.auto.conf"), config).unwrap();
+    std::fs::write(data.join("recovery.signal"), "").unwrap();
+    // It may be up for reading for a moment, before it meets the outage.
+    drop(copy.try_start());
+    until("the recovery is stopped", || Path::new(&away).exists() && !data.join("postmaster.pid").exists());
+    assert!(!copy.log().contains("archive recovery complete"), "{}", copy.log());
+    assert!(data.join("recovery.signal").exists());
+    std::fs::write(&over, "").unwrap();
+    std::fs::rename(&away, &store).unwrap();
+    copy.restart();
+    until("the copy is in service", || copy.sql("postgres", "SELECT pg_is_in_recovery()") == "f");
+    assert_eq!(copy.sql("postgres", "SELECT count(*), sum(n) FROM two"), rows);
 }

@@ -95,7 +95,8 @@ fn without_a_daemon_the_exit_codes_are_those_of_an_unknown_answer() {
     let segment = place.path("000000010000000000000001");
     std::fs::write(&segment, "x").unwrap();
     let socket = place.path("socket");
-    let run = |args: &[&str]| ran(Command::new(program("strongroom-client")).args(args).args(["--socket", &socket, "--wait", "1"]));
+    let run =
+        |args: &[&str]| ran(Command::new(program("strongroom-client")).args(args).args(["--socket", &socket, "--wait", "1"]));
     run(&["wal", "push", &segment]).exits(1);
     let to = place.path("fetched");
     run(&["wal", "fetch", "000000010000000000000001", &to]).exits(255);
@@ -156,7 +157,11 @@ fn the_socket_gives_only_what_the_archive_has_to_whom_it_may() {
         std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o666)).unwrap();
         std::fs::set_permissions(Path::new(&scratch).parent().unwrap(), std::fs::Permissions::from_mode(0o755)).unwrap();
         let mut stranger = Command::new("runuser");
-        stranger.args(["-u", "nobody", "--"]).arg(&client).args(["fetch", "000000010000000000000001", "/tmp/strongroom-stranger"]);
+        stranger.args(["-u", "nobody", "--"]).arg(&client).args([
+            "fetch",
+            "000000010000000000000001",
+            "/tmp/strongroom-stranger",
+        ]);
         let refused = ran(stranger.arg("--socket").arg(socket)).exits(255);
         assert!(refused.err.contains("may not use"), "{}", refused.err);
     }

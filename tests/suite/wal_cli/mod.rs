@@ -1,6 +1,7 @@
 //! `strongroom wal …` and the client, called by real servers.
 
 mod archive;
+mod backlog;
 mod client;
 mod fetch;
 mod owners;
@@ -25,10 +26,13 @@ impl Place {
     /// With a local store, and these further settings of the job.
     pub fn new(wal: &str) -> Self {
         let place = Self::bare();
-        let store = format!("{{ url: \"file://{}\", password: {{ file: {} }} }}", place.path("store"), place.path("password"));
-        place.configure(&store, wal);
+        place.configure(&place.local_store(), wal, "");
         place.run(&["init"]).ok();
         place
+    }
+
+    pub fn local_store(&self) -> String {
+        format!("{{ url: \"file://{}\", password: {{ file: {} }} }}", self.path("store"), self.path("password"))
     }
 
     fn bare() -> Self {
@@ -46,12 +50,15 @@ impl Place {
         assert!(done.success());
     }
 
-    pub fn configure(&self, repository: &str, wal: &str) {
-        let comma = if wal.is_empty() { "" } else { ", " };
+    /// `jobs`: further ones of the tenant.
+    pub fn configure(&self, repository: &str, wal: &str, jobs: &str) {
+        let comma = |text: &str| if text.is_empty() { "" } else { ", " };
         let text = format!(
-            "environment: test\ncache_dir: {}\nrepository: {repository}\ntenants: {{ acme: {{ jobs: {{ wal: {{ pg_wal: {{ socket: {}{comma}{wal} }} }} }} }} }}\n",
+            "environment: test\ncache_dir: {}\nrepository: {repository}\ntenants: {{ acme: {{ jobs: {{ wal: {{ pg_wal: {{ socket: {}{}{wal} }} }}{}{jobs} }} }} }}\n",
             self.path("cache"),
             self.path("socket"),
+            comma(wal),
+            comma(jobs),
         );
         std::fs::write(self.config(), text).unwrap();
         self.own();
@@ -184,7 +191,8 @@ pub fn until(what: &str, mut is: impl FnMut() -> bool) {
 /// Ends the current segment, and waits until the server has archived it.
 #[track_caller]
 pub fn archived(server: &Server) -> String {
-    let name = server.sql("postgres", "SELECT pg_walfile_name(pg_current_wal_lsn()); SELECT FROM pg_switch_wal(); CHECKPOINT");
+    // A segment without a record is not ended.
+    let name = server.sql("postgres", "SELECT pg_walfile_name(pg_create_restore_point('end')); SELECT pg_switch_wal()");
     let name = name.lines().next().unwrap().to_owned();
     let last = "SELECT coalesce(max(last_archived_wal), '') FROM pg_stat_archiver WHERE last_archived_wal ~ '^[0-9A-F]{24}$'";
     let began = Instant::now();

@@ -74,7 +74,11 @@ fn a_restored_server_archives_nothing_until_it_is_adopted() {
     load(&server, "one", 2);
     server.sql("postgres", "SELECT pg_switch_wal()");
     until("it is refused", || server.sql("postgres", "SELECT failed_count > 0 FROM pg_stat_archiver") == "t");
-    assert!(server.log().contains("was restored from a backup") && server.log().contains("strongroom wal adopt"), "{}", server.log());
+    assert!(
+        server.log().contains("was restored from a backup") && server.log().contains("strongroom wal adopt"),
+        "{}",
+        server.log()
+    );
     assert_eq!(place.objects("/wal/"), before);
     let told = place.run(&["--json", "wal", "adopt", "--data-directory", &server.data()]).ok().json();
     assert_eq!((&told["marker_removed"], &told["new"]), (&true.into(), &false.into()), "{told:#}");

@@ -4,23 +4,30 @@
 //! **Threads.** A few walkers take tasks from a stack (last in, first out, so that few directories are open at a time).
 //! Whoever finishes the last entry of a directory stores it: a walker or one of the writer's lanes.
 //!
-//! **Memory.** Entries of the directories that are open, and nothing else.
+//! **Memory.** Entries of the directories that are open, and nothing else: about 500 bytes each. Of a directory with very
+//! many about 120 bytes, since parts that are complete are encoded ([`entries`]) and its listing goes on only when what was
+//! found in it so far is under way; and only one such directory is listed at a time.
 
+mod entries;
+mod finish;
 mod read;
+mod was;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
-use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
 
 use super::stats::ArchiveStats;
 use crate::error::{Context, Error, Kind, Result};
 use crate::model::{Id, Node, NodeKind, Time};
-use crate::repository::{BlobType, Done, Lane, Reader, SMALL_FILE, Writer, encode_tree};
+use crate::repository::{Lane, LargeTree, Reader, SMALL_FILE, TreePart, Writer};
 use crate::runtime::Cancel;
-use crate::source::volume::{Dir, Found, FoundKind, Problem, Volume};
+use crate::source::volume::{Dir, Found, FoundKind, Names, Problem, Volume};
+
+use entries::{Entries, Slot, is_large};
+use was::Was;
 
 fn add(counter: &AtomicU64, n: u64) {
     counter.fetch_add(n, Ordering::Relaxed);
@@ -62,6 +69,9 @@ struct Stack {
     tasks: Vec<Task>,
     busy: usize,
     over: bool,
+    /// A large directory is being listed, and these wait until it has been.
+    listing_large: bool,
+    parked: Vec<Task>,
 }
 
 enum Task {
@@ -78,14 +88,24 @@ enum Task {
     File {
         open: Arc<OpenDir>,
         found: Found,
-        at: usize,
+        at: Slot,
     },
+    /// The rest of a directory's listing.
+    Rest(Box<Listing>),
+}
+
+/// A directory that is being listed.
+struct Listing {
+    open: Arc<OpenDir>,
+    names: Names,
+    was: Option<Was>,
+    is_large: bool,
 }
 
 /// Where a directory's tree belongs once it is stored.
 struct Place {
     open: Arc<OpenDir>,
-    at: usize,
+    at: Slot,
     /// The parent's tree for it, to see whether the directory above is the same.
     was: Option<Id>,
 }
@@ -93,7 +113,10 @@ struct Place {
 /// A directory whose entries are being worked on.
 struct OpenDir {
     dir: Dir,
-    nodes: Mutex<Vec<Option<Node>>>,
+    entries: Mutex<Entries>,
+    /// The tree so far, if the directory is large.
+    tree: Mutex<Option<LargeTree>>,
+    /// Entries that are not complete, and one for the listing.
     pending: AtomicUsize,
     /// So far equal to the parent's tree.
     same: AtomicBool,
@@ -124,7 +147,7 @@ pub(super) fn archive(
         parent,
         stats,
         cancel: cancel.clone(),
-        stack: Mutex::new(Stack { tasks: vec![Task::Root { dir: root, was: parent_tree }], busy: 0, over: false }),
+        stack: Mutex::new(Stack { tasks: vec![Task::Root { dir: root, was: parent_tree }], ..Stack::default() }),
         work: Condvar::new(),
         problems: Mutex::default(),
         links: Mutex::default(),
@@ -156,9 +179,10 @@ impl Walk {
     fn run(self: &Arc<Self>) {
         while let Some(task) = self.take() {
             let done = match task {
-                Task::Root { dir, was } => self.directory(dir, was, None),
-                Task::Dir { found, place } => self.enter(&found, place),
+                Task::Root { dir, was } => self.root(dir, was),
+                Task::Dir { found, place } => self.enter(found, place),
                 Task::File { open, found, at } => self.large_file(&open, &found, at),
+                Task::Rest(listing) => self.list(*listing),
             };
             if let Err(e) = done {
                 self.writer.fail(e);
@@ -201,6 +225,26 @@ impl Walk {
         self.work.notify_all();
     }
 
+    /// Takes the turn to list a large directory. If another one has it the task comes again later.
+    fn take_turn(&self, task: impl FnOnce() -> Option<Task>) -> bool {
+        let mut stack = self.stack.lock();
+        if std::mem::replace(&mut stack.listing_large, true) {
+            stack.parked.extend(task());
+            return false;
+        }
+        true
+    }
+
+    fn give_turn_back(&self) {
+        crate::runtime::allocator::give_back();
+        let mut stack = self.stack.lock();
+        stack.listing_large = false;
+        if let Some(next) = stack.parked.pop() {
+            stack.tasks.push(next);
+            self.work.notify_all();
+        }
+    }
+
     fn stop(&self) {
         self.stack.lock().over = true;
         self.work.notify_all();
@@ -210,59 +254,101 @@ impl Walk {
         self.problems.lock().push(problem);
     }
 
-    /// Lists a directory, settles what is unchanged, reads small files, and leaves directories and large files as tasks.
-    fn directory(self: &Arc<Self>, dir: Dir, parent_tree: Option<Id>, place: Option<Place>) -> Result<()> {
-        let mut names = self.volume.names(&dir)?;
-        let mut was = match (&self.parent, parent_tree) {
-            // A parent that cannot be read must not stop the backup: everything below is read anew.
-            (Some(parent), Some(id)) => match parent.reader.tree(id) {
-                Ok(nodes) => Some(nodes.into_iter().peekable()),
-                Err(e) => {
-                    tracing::warn!("the parent snapshot cannot be used for {}: {}", dir.path().display(), e.chain());
-                    None
-                }
-            },
+    fn root(self: &Arc<Self>, dir: Dir, was: Option<Id>) -> Result<()> {
+        let names = self.volume.names(&dir)?;
+        let is_large = is_large(names.len());
+        self.stack.lock().listing_large = is_large;
+        self.directory(dir, names, was, None)
+    }
+
+    /// Begins a directory. Of a large one, the turn to list it is taken.
+    fn directory(self: &Arc<Self>, dir: Dir, names: Names, parent_tree: Option<Id>, place: Option<Place>) -> Result<()> {
+        let is_large = is_large(names.len());
+        let was = match (&self.parent, parent_tree) {
+            (Some(parent), Some(id)) => Was::read(&parent.reader, id, dir.path()),
             _ => None,
         };
-        let has_parent = was.is_some();
         let open = Arc::new(OpenDir {
             dir,
-            nodes: Mutex::new(Vec::new()),
+            entries: Mutex::new(Entries::new(names.len())),
+            tree: Mutex::new(if is_large { Some(self.writer.large_tree(names.len())?) } else { None }),
             pending: AtomicUsize::new(1),
-            same: AtomicBool::new(has_parent),
-            was: if has_parent { parent_tree } else { None },
+            same: AtomicBool::new(was.is_some()),
+            was: if was.is_some() { parent_tree } else { None },
             place,
         });
-        open.nodes.lock().reserve_exact(names.len());
-        // Part by part, so that a directory with very many entries needs no more memory than its nodes take.
-        while let Some(listing) = self.volume.look_at_some(&open.dir, &mut names) {
-            self.problems.lock().extend(listing.problems);
-            let first = open.nodes.lock().len();
-            let mut nodes: Vec<Option<Node>> = Vec::with_capacity(listing.entries.len());
+        self.list(Listing { open, names, was, is_large })
+    }
+
+    /// Lists a directory part by part: settles what is unchanged, reads small files, and leaves directories, large files
+    /// and the rest of the listing as tasks.
+    fn list(self: &Arc<Self>, mut listing: Listing) -> Result<()> {
+        let open = listing.open.clone();
+        while let Some(part) = self.volume.look_at_some(&open.dir, &mut listing.names) {
+            self.problems.lock().extend(part.problems);
+            let number = open.entries.lock().next_part();
+            let mut nodes: Vec<Option<Node>> = Vec::with_capacity(part.entries.len());
             let (mut small, mut later) = (Vec::new(), Vec::new());
-            for mut found in listing.entries {
-                let old = was.as_mut().and_then(|was| {
-                    while was.next_if(|n| n.name < found.name).is_some() {
+            for mut found in part.entries {
+                let old = listing.was.as_mut().and_then(|was| {
+                    let (old, passed) = was.find(&found.name);
+                    if passed {
                         open.same.store(false, Ordering::Relaxed);
                     }
-                    was.next_if(|n| n.name == found.name)
+                    old
                 });
-                let at = first + nodes.len();
+                let at = Slot { part: number, at: nodes.len() };
                 let node = self.settle(&open, &mut found, old, at, &mut small, &mut later)?;
                 nodes.push(node);
             }
-            open.nodes.lock().extend(nodes);
-            open.pending.fetch_add(small.len() + later.len(), Ordering::AcqRel);
-            self.push(later.into_iter().rev());
-            for (found, at) in small {
-                self.cancel.check()?;
-                self.small_file(&open, &found, at)?;
+            let waiting = small.len() + later.len();
+            open.pending.fetch_add(waiting, Ordering::AcqRel);
+            let complete = open.entries.lock().add(nodes, waiting);
+            self.keep_encoded(&open, number, complete)?;
+            if listing.names.is_over() {
+                self.push(later.into_iter().rev());
+                self.small_files(&open, small)?;
+                continue;
             }
+            // Below what was found in it, so that no more of it is listed than can be worked on.
+            self.push(std::iter::once(Task::Rest(Box::new(listing))).chain(later.into_iter().rev()));
+            return self.small_files(&open, small);
         }
-        if was.as_mut().is_some_and(|was| was.peek().is_some()) {
+        if listing.was.as_mut().is_some_and(|was| !was.is_over()) {
             open.same.store(false, Ordering::Relaxed);
         }
-        self.entry_done(&open, Via::Walker)
+        let is_large = listing.is_large;
+        drop(listing);
+        if is_large {
+            self.give_turn_back();
+        }
+        self.entry_done(&open, None, Via::Walker)
+    }
+
+    fn small_files(self: &Arc<Self>, open: &Arc<OpenDir>, small: Vec<(Found, Slot)>) -> Result<()> {
+        for (found, at) in small {
+            self.cancel.check()?;
+            self.small_file(open, &found, at)?;
+        }
+        Ok(())
+    }
+
+    /// Encodes a part of a large directory whose entries are complete, and joins what can be joined.
+    fn keep_encoded(&self, open: &OpenDir, part: usize, complete: Option<Vec<Node>>) -> Result<()> {
+        let Some(nodes) = complete else { return Ok(()) };
+        let doing = || format!("back up directory {}", open.dir.path().display());
+        let encoded = TreePart::encode(&nodes).context(doing)?;
+        drop(nodes);
+        open.entries.lock().put(part, encoded);
+        // Taken in order and joined in order, because both happen under this lock.
+        let mut tree = open.tree.lock();
+        let Some(tree) = tree.as_mut() else { return Ok(()) };
+        loop {
+            let Some(next) = open.entries.lock().next_ready() else { return Ok(()) };
+            if let Some(part) = next {
+                tree.add(part).context(doing)?;
+            }
+        }
     }
 
     /// Decides what an entry needs. Its node is complete but for content and subtree.
@@ -271,8 +357,8 @@ impl Walk {
         open: &Arc<OpenDir>,
         found: &mut Found,
         old: Option<Node>,
-        at: usize,
-        small: &mut Vec<(Found, usize)>,
+        at: Slot,
+        small: &mut Vec<(Found, Slot)>,
         later: &mut Vec<Task>,
     ) -> Result<Option<Node>> {
         if found.kind == FoundKind::File {
@@ -325,14 +411,23 @@ impl Walk {
     }
 
     /// Opens a directory that was listed and goes on with it. One that may not be read is recorded as an empty one.
-    fn enter(self: &Arc<Self>, found: &Found, place: Place) -> Result<()> {
-        let problem = match self.volume.enter(&place.open.dir, found) {
-            Ok(dir) => return self.directory(dir, place.was, Some(place)),
+    fn enter(self: &Arc<Self>, found: Found, place: Place) -> Result<()> {
+        let problem = match self.volume.enter(&place.open.dir, &found) {
+            Ok(dir) => {
+                let names = self.volume.names(&dir)?;
+                let (was, mut place) = (place.was, Some(place));
+                // Its names are read once more when its turn comes: to keep them would take memory, too.
+                let park = || place.take().map(|place| Task::Dir { found, place });
+                if is_large(names.len()) && !self.take_turn(park) {
+                    return Ok(());
+                }
+                return self.directory(dir, names, was, place);
+            }
             Err(problem) => problem,
         };
         place.open.same.store(false, Ordering::Relaxed);
         let empty = if problem.is_gone() { None } else { Some(self.writer.tree(&[])?) };
-        if let Some(slot) = place.open.nodes.lock().get_mut(place.at) {
+        if let Some(slot) = place.open.entries.lock().entry(place.at) {
             match (empty, slot.as_mut()) {
                 (Some(tree), Some(node)) => {
                     node.kind = NodeKind::Dir { subtree: Some(tree) };
@@ -342,7 +437,7 @@ impl Walk {
             }
         }
         self.problem(problem);
-        self.entry_done(&place.open, Via::Walker)
+        self.entry_done(&place.open, Some(place.at), Via::Walker)
     }
 
     fn note_same(&self, open: &OpenDir, node: &Node, old: Option<&Node>) {
@@ -364,66 +459,5 @@ impl Walk {
             NodeKind::Dir { .. } => false,
             _ => true,
         }
-    }
-
-    /// One entry less to wait for; at the last one, stores the directory, and so on upwards.
-    fn entry_done(self: &Arc<Self>, open: &Arc<OpenDir>, mut via: Via<'_>) -> Result<()> {
-        let mut open = open.clone();
-        while open.pending.fetch_sub(1, Ordering::AcqRel) == 1 {
-            let same = open.same.load(Ordering::Acquire);
-            let tree = match (same, open.was) {
-                (true, Some(was)) => {
-                    add(&self.stats.dirs_unmodified, 1);
-                    was
-                }
-                _ => {
-                    add(if open.was.is_some() { &self.stats.dirs_changed } else { &self.stats.dirs_new }, 1);
-                    let nodes: Vec<Node> = std::mem::take(&mut *open.nodes.lock()).into_iter().flatten().collect();
-                    match &mut via {
-                        Via::Lane(lane) => match lane.save_tree(&nodes) {
-                            Some(saved) => saved.id,
-                            None => return Ok(()),
-                        },
-                        Via::Walker => return self.hand_in_tree(&open, &nodes),
-                    }
-                }
-            };
-            match self.set_subtree(&open, tree) {
-                Some(above) => open = above,
-                None => return Ok(()),
-            }
-        }
-        Ok(())
-    }
-
-    /// A walker has no compressor: a lane stores the tree and goes on upwards.
-    fn hand_in_tree(self: &Arc<Self>, open: &Arc<OpenDir>, nodes: &[Node]) -> Result<()> {
-        let bytes = encode_tree(nodes).context(|| format!("back up directory {}", open.dir.path().display()))?;
-        let (walk, open) = (self.clone(), open.clone());
-        let done: Done = Box::new(move |lane, saved| {
-            let Some(saved) = saved else { return };
-            if let Some(above) = walk.set_subtree(&open, saved.id)
-                && let Err(e) = walk.entry_done(&above, Via::Lane(lane))
-            {
-                lane.fail(e);
-            }
-        });
-        self.writer.submit(BlobType::Tree, Bytes::from(bytes), done);
-        Ok(())
-    }
-
-    /// Notes a stored tree in the directory above, which is returned; `None` at the root.
-    fn set_subtree(&self, open: &OpenDir, tree: Id) -> Option<Arc<OpenDir>> {
-        let Some(place) = &open.place else {
-            *self.root.lock() = Some(tree);
-            return None;
-        };
-        if place.was != Some(tree) {
-            place.open.same.store(false, Ordering::Release);
-        }
-        if let Some(Some(node)) = place.open.nodes.lock().get_mut(place.at) {
-            node.kind = NodeKind::Dir { subtree: Some(tree) };
-        }
-        Some(place.open.clone())
     }
 }

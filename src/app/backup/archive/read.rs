@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{OpenDir, Via, Walk, add};
+use super::{OpenDir, Slot, Via, Walk, add};
 use crate::error::{Context, Result};
 use crate::model::{Id, NodeKind};
 use crate::repository::{BlobType, Chunking, Done, SMALL_FILE};
@@ -12,22 +12,22 @@ use crate::source::volume::{Found, Problem};
 
 impl Walk {
     /// Reads a file of one blob and hands it in.
-    pub(super) fn small_file(self: &Arc<Self>, open: &Arc<OpenDir>, found: &Found, at: usize) -> Result<()> {
+    pub(super) fn small_file(self: &Arc<Self>, open: &Arc<OpenDir>, found: &Found, at: Slot) -> Result<()> {
         if let Some(content) = self.linked(found) {
             self.set_content(open, at, content, found.size);
-            return self.entry_done(open, Via::Walker);
+            return self.entry_done(open, Some(at), Via::Walker);
         }
         let data = match self.read_small(open, found) {
             Ok(data) => data,
             Err(problem) => {
                 self.give_up(open, at, problem);
-                return self.entry_done(open, Via::Walker);
+                return self.entry_done(open, Some(at), Via::Walker);
             }
         };
         add(&self.stats.bytes_read, data.len() as u64);
         if data.is_empty() {
             self.set_content(open, at, Vec::new(), 0);
-            return self.entry_done(open, Via::Walker);
+            return self.entry_done(open, Some(at), Via::Walker);
         }
         let (walk, open, size, link) = (self.clone(), open.clone(), data.len() as u64, link_key(found));
         let done: Done = Box::new(move |lane, saved| {
@@ -36,7 +36,7 @@ impl Walk {
                 walk.links.lock().insert(key, vec![saved.id]);
             }
             walk.set_content(&open, at, vec![saved.id], size);
-            if let Err(e) = walk.entry_done(&open, Via::Lane(lane)) {
+            if let Err(e) = walk.entry_done(&open, Some(at), Via::Lane(lane)) {
                 lane.fail(e);
             }
         });
@@ -61,10 +61,10 @@ impl Walk {
     }
 
     /// Reads a file of several blobs; other walkers go on with other tasks meanwhile.
-    pub(super) fn large_file(self: &Arc<Self>, open: &Arc<OpenDir>, found: &Found, at: usize) -> Result<()> {
+    pub(super) fn large_file(self: &Arc<Self>, open: &Arc<OpenDir>, found: &Found, at: Slot) -> Result<()> {
         if let Some(content) = self.linked(found) {
             self.set_content(open, at, content, found.size);
-            return self.entry_done(open, Via::Walker);
+            return self.entry_done(open, Some(at), Via::Walker);
         }
         let mut again = false;
         loop {
@@ -97,22 +97,22 @@ impl Walk {
             self.set_content(open, at, content.content, content.size);
             break;
         }
-        self.entry_done(open, Via::Walker)
+        self.entry_done(open, Some(at), Via::Walker)
     }
 
     pub(super) fn linked(&self, found: &Found) -> Option<Vec<Id>> {
         self.links.lock().get(&link_key(found)?).cloned()
     }
 
-    pub(super) fn set_content(&self, open: &OpenDir, at: usize, content: Vec<Id>, size: u64) {
-        if let Some(Some(node)) = open.nodes.lock().get_mut(at) {
+    pub(super) fn set_content(&self, open: &OpenDir, at: Slot, content: Vec<Id>, size: u64) {
+        if let Some(Some(node)) = open.entries.lock().entry(at) {
             node.kind = NodeKind::File { size, content };
         }
     }
 
     /// A file that cannot be had: left out if it is gone, else recorded with its error and without content.
-    pub(super) fn give_up(&self, open: &OpenDir, at: usize, problem: Problem) {
-        if let Some(slot) = open.nodes.lock().get_mut(at) {
+    pub(super) fn give_up(&self, open: &OpenDir, at: Slot, problem: Problem) {
+        if let Some(slot) = open.entries.lock().entry(at) {
             if problem.is_gone() {
                 *slot = None;
             } else if let Some(node) = slot {

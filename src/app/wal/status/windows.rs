@@ -30,9 +30,9 @@ pub struct Window {
 
 /// Of every base backup of this system, along every timeline that its WAL may go on with.
 pub(super) fn of(identity: &Identity, survey: &Survey, bases: &[Base]) -> Vec<Window> {
-    let own = bases.iter().filter(|b| {
-        (b.facts.system_identifier, b.facts.major) == (identity.system.identifier, identity.system.major)
-    });
+    let own = bases
+        .iter()
+        .filter(|b| (b.facts.system_identifier, b.facts.major) == (identity.system.identifier, identity.system.major));
     let mut out = Vec::new();
     for base in own {
         let start = (base.facts.timeline, base.facts.start);

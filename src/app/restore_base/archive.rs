@@ -1,0 +1,136 @@
+//! What the WAL archive holds, as the planner wants it.
+
+use std::fs::File;
+use std::io::BufReader;
+
+use crate::error::{Context as _, Error, Kind, Result};
+use crate::model::{Lsn, SegmentName, SegmentSize, Time, TimelineHistory, WalFile};
+use crate::postgres::commits::newest_commit;
+use crate::postgres::recovery::Target;
+use crate::repository::Repository;
+use crate::restore::cluster::plan::{Archived, Base, Stretch};
+use crate::wal::{Archive, Fetched, Folder, Identity, Mode, Survey, SystemId};
+
+/// Segments that are read, from the end of a stretch backwards, until one has a commit.
+const LOOKED_AT: usize = 32;
+
+/// The archive's part of every system that one of `bases` is of. For a target in time the ends of stretches are read too, to
+/// find when their newest commits were made.
+///
+/// # Errors
+/// The store's failures: an archive that cannot be read is not an empty one.
+pub(super) async fn load(repo: &Repository, cluster: &str, bases: &[Base], target: &Target) -> Result<Vec<Archived>> {
+    let archive = Archive::open(repo.store().clone(), repo.object_seal()?, cluster)?;
+    let mut systems: Vec<SystemId> =
+        bases.iter().map(|b| SystemId { major: b.facts.major, identifier: b.facts.system_identifier }).collect();
+    systems.sort_unstable();
+    systems.dedup();
+    let mut out = Vec::new();
+    for system in systems {
+        let folder = archive.folder(system);
+        let doing = || format!("read the WAL archive of cluster {cluster}, system {system}");
+        let Some(identity) = folder.identity().await.context(doing)? else { continue };
+        let survey = folder.survey().await.context(doing)?;
+        let stretches = stretches(&folder, &survey, target).await.context(doing)?;
+        out.push(Archived { system_identifier: system.identifier, histories: histories(&identity), stretches });
+    }
+    Ok(out)
+}
+
+fn histories(identity: &Identity) -> Vec<TimelineHistory> {
+    let history = |timeline| identity.history(timeline).unwrap_or_else(|| TimelineHistory::root(timeline));
+    identity.timelines.iter().map(|known| history(known.timeline)).collect()
+}
+
+/// The runs of whole segments, with the unfinished one behind its run.
+async fn stretches(folder: &Folder, survey: &Survey, target: &Target) -> Result<Vec<Stretch>> {
+    let size = survey.segment_size();
+    let mut out = Vec::new();
+    for coverage in survey.coverage() {
+        let mut runs: Vec<Stretch> = coverage
+            .ranges
+            .iter()
+            .map(|r| Stretch { timeline: coverage.timeline, from: r.from, to: r.to, newest: None, quiet_after: None })
+            .collect();
+        if let Some(unfinished) = coverage.unfinished
+            && let Some(tip) = tip(folder, unfinished, size).await?
+        {
+            match runs.last_mut().filter(|run| run.to == tip.from) {
+                Some(run) => (run.to, run.newest) = (tip.to, tip.newest),
+                None => runs.push(tip),
+            }
+        }
+        if let Target::Time(time) = target {
+            for run in &mut runs {
+                look(folder, survey, run, *time).await?;
+            }
+        }
+        out.extend(runs);
+    }
+    Ok(out)
+}
+
+/// The beginning of a segment that is not whole yet. `None` if recovery would not get it.
+async fn tip(folder: &Folder, name: SegmentName, size: SegmentSize) -> Result<Option<Stretch>> {
+    let (from, timeline) = (name.start(size), name.timeline);
+    match read(folder, name, size).await {
+        Ok((Fetched::Unfinished { until }, newest)) => Ok(Some(Stretch { timeline, from, to: until, newest, quiet_after: None })),
+        Ok((Fetched::Delivered { .. }, newest)) => {
+            Ok(Some(Stretch { timeline, from, to: name.end(size), newest, quiet_after: None }))
+        }
+        Ok((Fetched::Missing { .. }, _)) => Ok(None),
+        // There is later log: the tip was left behind, and nobody is given it.
+        Err(e) if e.kind() == Kind::Failed => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// Finds the newest commit of a run, or that there is none after `time`: what was stored by then cannot hold one.
+async fn look(folder: &Folder, survey: &Survey, run: &mut Stretch, time: Time) -> Result<()> {
+    if run.newest.is_some() {
+        return Ok(());
+    }
+    let size = survey.segment_size();
+    let of_run = |name: SegmentName| name.timeline == run.timeline && name.start(size) >= run.from && name.end(size) <= run.to;
+    let segments = survey.segments().iter().rev().filter(|s| of_run(s.name));
+    let mut looked_at = 0;
+    let mut begins = true;
+    for segment in segments {
+        // Two clocks are compared, the store's and the server's: not too closely.
+        if segment.stored.seconds_since(time) < -300.0 {
+            run.quiet_after = Some(time);
+            return Ok(());
+        }
+        if looked_at == LOOKED_AT {
+            begins = false;
+            break;
+        }
+        looked_at += 1;
+        if let (_, Some(newest)) = read(folder, segment.name, size).await? {
+            run.newest = Some(newest);
+            return Ok(());
+        }
+    }
+    if begins && looked_at > 0 {
+        // All of it was read.
+        run.quiet_after = Some(time);
+    }
+    Ok(())
+}
+
+/// Reads a segment for its newest commit, in constant memory.
+async fn read(folder: &Folder, name: SegmentName, size: SegmentSize) -> Result<(Fetched, Option<Time>)> {
+    let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
+        .map_err(|e| Error::new(Kind::Failed, "make a pipe").because(std::io::Error::from(e)))?;
+    let start: Lsn = name.start(size);
+    let looking = tokio::task::spawn_blocking(move || {
+        let mut reader = BufReader::with_capacity(128 << 10, File::from(reader));
+        let newest = newest_commit(&mut reader, start);
+        // To the end, or the writer would fail.
+        std::io::copy(&mut reader, &mut std::io::sink())?;
+        newest
+    });
+    let fetched = folder.fetch(&WalFile::Segment(name), File::from(writer), Mode::Recovery).await;
+    let newest = looking.await.map_err(|e| Error::new(Kind::Bug, "a thread ended abnormally").because(e))?;
+    Ok((fetched?, newest.context(|| format!("look into {name}"))?))
+}
