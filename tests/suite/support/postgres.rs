@@ -200,7 +200,12 @@ impl Server {
         watchdog.args(["-c", script, "sh"]).arg(&self.dir).arg(server.get_program()).args(server.get_args());
         watchdog.stdin(Stdio::piped()).stdout(log.try_clone().unwrap()).stderr(log).process_group(0);
         server.stdin(Stdio::null());
-        *self.watchdog.lock().unwrap() = watchdog.spawn().expect("start a server");
+        let mut current = self.watchdog.lock().unwrap();
+        // That of an earlier start would end the new server and clear its folder away.
+        current.kill().ok();
+        current.wait().ok();
+        *current = watchdog.spawn().expect("start a server");
+        drop(current);
         let began = Instant::now();
         while !self.as_client("pg_isready", &["-q", "-d", "postgres"]).status().unwrap().success() {
             let log = std::fs::read_to_string(self.dir.join("log")).unwrap_or_default();
