@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
-use super::{Context, server, status};
+use super::{Context, drill, server, status};
 use crate::error::Result;
 use crate::model::Selector;
 use crate::schedule::Spec;
@@ -21,6 +21,21 @@ pub struct Coverage {
     pub databases: usize,
     /// Of these, how many some job dumps.
     pub databases_covered: usize,
+    /// What drills that are not stale have proven.
+    pub proven: Vec<Proven>,
+}
+
+/// What a job's last drill has proven.
+#[derive(Debug, Clone, Serialize)]
+pub struct Proven {
+    /// Whose.
+    pub tenant: String,
+    /// Which job.
+    pub job: String,
+    /// Recovery point: how much would have been lost, in seconds.
+    pub rpo_seconds: f64,
+    /// Recovery time: how long until everything was back and checked, in seconds.
+    pub rto_seconds: f64,
 }
 
 /// One finding.
@@ -30,7 +45,7 @@ pub struct Gap {
     pub tenant: String,
     /// Which job, where it is about one.
     pub job: Option<String>,
-    /// `no_job`, `no_schedule`, `no_retention`, `never_succeeded`, `database`, `server`, `repository`.
+    /// `no_job`, `no_schedule`, `no_retention`, `never_succeeded`, `drill`, `database`, `server`, `repository`.
     pub kind: &'static str,
     /// One sentence.
     pub message: String,
@@ -73,6 +88,14 @@ pub async fn run(ctx: &Context, selector: Option<&Selector>) -> Result<Coverage>
             status::State::Unknown => out.unknown.push(gap("repository", s.error.clone().unwrap_or_default())),
             _ if s.last.is_none() => out.gaps.push(gap("never_succeeded", "there is no complete snapshot of it".to_owned())),
             _ => {}
+        }
+        let proven = s.drill.as_ref().filter(|d| d.state == drill::DrillState::Ok);
+        match (&s.drill, proven.and_then(|d| Some((d.rpo_seconds?, d.rto_seconds?)))) {
+            (_, Some((rpo_seconds, rto_seconds))) => {
+                out.proven.push(Proven { tenant: s.tenant.clone(), job: s.job.clone(), rpo_seconds, rto_seconds });
+            }
+            (Some(d), None) => out.gaps.extend(d.problem.clone().map(|problem| gap("drill", problem))),
+            (None, None) => {}
         }
     }
     databases(ctx, &jobs, &mut out).await?;

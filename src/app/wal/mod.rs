@@ -15,6 +15,7 @@ pub mod fetch;
 pub mod helper;
 mod lately;
 pub mod push;
+pub mod rebase;
 pub mod receive;
 mod server;
 mod shipper;

@@ -51,6 +51,14 @@ pub fn bin(major: u32) -> PathBuf {
     bin.unwrap_or_else(|| panic!("PostgreSQL {major} is not in {}: run `make tools` (tests/tools/postgres.sh)", cache.display()))
 }
 
+/// The same, where the user that servers run as can reach them.
+pub fn server_bin(major: u32) -> PathBuf {
+    match user() {
+        Some(user) => reachable(&bin(major), user),
+        None => bin(major),
+    }
+}
+
 impl Server {
     /// Starts a new, empty server that listens on its socket only.
     pub fn start(major: u32) -> Self {
@@ -313,11 +321,6 @@ impl Server {
         run(self.as_user("pg_ctl", &["-D", &self.data(), "stop", "-m", "immediate", "-w"]), "pg_ctl stop");
     }
 
-    /// `pg_ctl stop -m fast`: waits for everybody that streams from it.
-    pub fn stop_fast(&self) {
-        run(self.as_user("pg_ctl", &["-D", &self.data(), "stop", "-m", "fast", "-w"]), "pg_ctl stop");
-    }
-
     /// Makes a standby a primary on a timeline of its own, and waits until it is.
     pub fn promote(&self) {
         run(self.as_user("pg_ctl", &["-D", &self.data(), "promote", "-w"]), "pg_ctl promote");
@@ -336,7 +339,7 @@ impl Server {
         dir.to_str().unwrap().to_owned()
     }
 
-    /// `pg_ctl stop -m fast`.
+    /// `pg_ctl stop -m fast`: waits for everybody that streams from it.
     pub fn stop(&self) {
         run(self.as_user("pg_ctl", &["-D", &self.data(), "stop", "-m", "fast", "-w"]), "pg_ctl stop");
     }
