@@ -21,7 +21,6 @@ use crate::postgres::control::State;
 #[derive(Debug)]
 pub struct DataDirectory {
     path: PathBuf,
-    control: Control,
     /// `PG_17_202406281`: the directory of this server in each tablespace.
     version_name: String,
     /// Device and inode of tablespaces, which are not to be taken a second time where they lie in the data directory.
@@ -135,7 +134,7 @@ impl DataDirectory {
             return wrong(format!("its cluster is {}, the server is {role}", control.state));
         }
         let version_name = format!("PG_{}_{}", control.major, control.catalog_version);
-        let mut directory = Self { path: path.to_owned(), control, version_name, spaces: Vec::new() };
+        let mut directory = Self { path: path.to_owned(), version_name, spaces: Vec::new() };
         directory.spaces = directory.find_spaces()?;
         crate::runtime::raise_open_files();
         Ok(directory)
