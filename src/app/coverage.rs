@@ -8,7 +8,7 @@ use super::{Context, drill, server, status};
 use crate::error::Result;
 use crate::model::Selector;
 use crate::schedule::Spec;
-use crate::source::SourceSettings;
+use crate::source::{SourceSettings, pg_dump};
 
 /// The answer.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -19,7 +19,7 @@ pub struct Coverage {
     pub unknown: Vec<Gap>,
     /// Databases seen on the servers of the jobs that were looked at.
     pub databases: usize,
-    /// Of these, how many some job dumps.
+    /// Of these, how many some job backs up.
     pub databases_covered: usize,
     /// What drills that are not stale have proven.
     pub proven: Vec<Proven>,
@@ -51,7 +51,7 @@ pub struct Gap {
     pub message: String,
 }
 
-/// Looks at the configuration, the repositories and the servers of `pg_dump` jobs.
+/// Looks at the configuration, the repositories and the servers of `pg_dump` and `pg_base` jobs.
 ///
 /// # Errors
 /// Only for a selector that names nothing; what could not be looked at is in [`Coverage::unknown`].
@@ -106,15 +106,28 @@ pub async fn run(ctx: &Context, selector: Option<&Selector>) -> Result<Coverage>
 async fn databases(ctx: &Context, jobs: &[&crate::config::settings::Job], out: &mut Coverage) -> Result<()> {
     let mut servers: BTreeMap<(String, String), (BTreeSet<String>, BTreeSet<String>)> = BTreeMap::new();
     for job in jobs {
-        let SourceSettings::PgDump(settings) = &job.source else { continue };
-        let (settings, cancel) = (settings.clone(), ctx.cancel().clone());
+        // A base backup has every database.
+        let (settings, physical) = match &job.source {
+            SourceSettings::PgDump(settings) => (settings.clone(), false),
+            SourceSettings::PgBase(base) => {
+                (pg_dump::Settings { password: base.password.clone(), ..pg_dump::Settings::new(base.url.clone()) }, true)
+            }
+            SourceSettings::Volume(_) | SourceSettings::Command(_) => continue,
+        };
+        let cancel = ctx.cancel().clone();
         let gap = |kind, message: String| Gap { tenant: job.tenant.to_string(), job: Some(job.name.to_string()), kind, message };
         match super::blocking(move || server::look(&settings, &cancel)).await {
             Ok(seen) => {
-                let real = seen.databases.iter().filter(|d| !d.template && d.connectable && !d.invalid).map(|d| d.name.clone());
+                let real: Vec<String> = seen
+                    .databases
+                    .iter()
+                    .filter(|d| !d.template && d.connectable && !d.invalid)
+                    .map(|d| d.name.clone())
+                    .collect();
                 let (all, covered) = servers.entry((job.tenant.to_string(), seen.identity)).or_default();
-                all.extend(real);
+                all.extend(real.iter().cloned());
                 match seen.chosen {
+                    _ if physical => covered.extend(real),
                     Ok(names) => covered.extend(names),
                     Err(e) => out.gaps.push(gap("database", e.chain())),
                 }
@@ -132,7 +145,7 @@ async fn databases(ctx: &Context, jobs: &[&crate::config::settings::Job], out: &
                     tenant: tenant.clone(),
                     job: None,
                     kind: "database",
-                    message: format!("database {name} of server {server} is dumped by no job"),
+                    message: format!("database {name} of server {server} is backed up by no job"),
                 });
             }
         }

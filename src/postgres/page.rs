@@ -1,8 +1,8 @@
 //! Data pages and their checksums, as PostgreSQL's `bufpage.h` and `checksum_impl.h` define them.
 //!
-//! The checksum is 32 interleaved FNV-1a sums, mixed at the end, folded with the number of the page (so that a page in the wrong place
-//! is seen) to 16 bits that are never zero. The loop over the 32 sums has no dependency between its rounds, so that the compiler turns it
-//! into vector instructions.
+//! The checksum is 32 interleaved FNV-1a sums, mixed at the end, folded with the number of the page (so that a page in the
+//! wrong place is seen) to 16 bits that are never zero. The loop over the 32 sums has no dependency between its rounds, so that
+//! the compiler turns it into vector instructions.
 
 use super::bytes::{u16_at, u32_at};
 use crate::model::Lsn;
@@ -67,7 +67,8 @@ pub enum Verdict {
     Bad,
 }
 
-/// The checksum that page number `block` of its relation (see [`block_number`]) should have. The one stored in it does not matter.
+/// The checksum that page number `block` of its relation (see [`block_number`]) should have. The one stored in it does not
+/// matter.
 /// `page` is a whole page, of any size that PostgreSQL knows; the bytes behind the last multiple of 128 are left out.
 #[must_use]
 #[allow(clippy::cast_possible_truncation, reason = "the remainder of 65535 has 16 bits")]
@@ -122,15 +123,16 @@ fn bad(page: &[u8], start: Lsn) -> Verdict {
     if lsn(page) >= start { Verdict::Recent } else { Verdict::Bad }
 }
 
-/// The bad ones of some pages that follow each other, by their numbers; `first` is that of the first. A last part that is not a whole
-/// page is left out: files of relations may be caught while they grow.
+/// The bad ones of some pages that follow each other, by their numbers; `first` is that of the first. A last part that is not a
+/// whole page is left out: files of relations may be caught while they grow.
 pub fn bad_pages(bytes: &[u8], page_size: usize, first: u32, start: Lsn) -> impl Iterator<Item = u32> + '_ {
     let pages = bytes.chunks_exact(page_size.max(ROW));
     pages.zip(first..).filter(move |(page, block)| judge(page, *block, start) == Verdict::Bad).map(|(_, block)| block)
 }
 
-/// The number that counts in the checksum: that of the page within the whole relation. `segment` is the number behind the dot in the name
-/// of the file (`16384.3`: 3; none: 0), `block` that of the page in that file, `segment_blocks` as the control file has it.
+/// The number that counts in the checksum: that of the page within the whole relation. `segment` is the number behind the dot
+/// in the name of the file (`16384.3`: 3; none: 0), `block` that of the page in that file, `segment_blocks` as the control file
+/// has it.
 #[must_use]
 pub fn block_number(segment: u32, block: u32, segment_blocks: u32) -> u32 {
     segment.wrapping_mul(segment_blocks).wrapping_add(block)

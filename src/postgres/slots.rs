@@ -17,8 +17,8 @@ pub struct SlotCare {
     pub most: Option<u64>,
 }
 
-/// Makes sure that this server has a physical slot that keeps WAL, and moves it forward to `position` (0: leaves it), or as far as
-/// the server itself is. Never moves it back. Nothing is done to a slot that somebody streams from.
+/// Makes sure that this server has a physical slot that keeps WAL, and moves it forward to `position` (0: leaves it), or as far
+/// as the server itself is. Never moves it back. Nothing is done to a slot that somebody streams from.
 ///
 /// # Errors
 /// The server's; [`Kind::Failed`] if it belongs to another cluster, or the slot is of another kind.

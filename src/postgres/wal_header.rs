@@ -20,8 +20,8 @@ pub struct WalHeader {
     pub magic: u16,
     /// The major version. `None` for a magic number that is not known.
     pub major: Option<u32>,
-    /// The timeline of the page's first record. In a segment copied by a promotion it may still be the old one, so it is at most that
-    /// of the segment's name.
+    /// The timeline of the page's first record. In a segment copied by a promotion it may still be the old one, so it is at
+    /// most that of the segment's name.
     pub timeline: Timeline,
     /// The position of the segment's first byte.
     pub address: Lsn,

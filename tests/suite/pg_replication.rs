@@ -206,7 +206,7 @@ async fn refusals_say_why() {
             major,
             false,
             &["--wal-segsize=1"],
-            "max_wal_size = 2MB\nmin_wal_size = 2MB\nmax_replication_slots = 1",
+            "max_wal_size = 2MB\nmin_wal_size = 2MB\nmax_replication_slots = 1\nwal_level = logical",
         );
         let mut session = open(&server).await;
         let start = session.identify_system().await.unwrap().flushed;
@@ -249,6 +249,12 @@ async fn refusals_say_why() {
         };
         assert_eq!((Refusal::of(&gone), gone.kind()), (Some(Refusal::WalRemoved), Kind::NotFound), "{}", gone.report());
         assert!(gone.report().contains("hint: Take a new base backup"), "{}", gone.report());
+
+        // A slot of another kind is left alone.
+        let mut session = open(&server).await;
+        server.sql("postgres", "SELECT pg_create_logical_replication_slot('theirs', 'pgoutput')");
+        let logical = session.read_slot("theirs").await.unwrap_err();
+        assert_eq!(logical.kind(), Kind::Config, "{}", logical.report());
 
         // A role without the attribute, and one that pg_hba.conf does not let in.
         server.sql("postgres", "CREATE ROLE plain LOGIN");

@@ -3,17 +3,19 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use tracing::Instrument as _;
 
 use super::scheduler::{Entry, Limits};
 use super::turn::{DRILL, Ended, Loaded, Task};
 use crate::app::{Context, check_commands, drill, heartbeat, job, wal};
 use crate::config::Settings;
-use crate::config::settings::{Http, Job};
+use crate::config::settings::{Http, Job, WalJob};
 use crate::error::Result;
 use crate::http::Metrics;
 use crate::model::Time;
 use crate::runtime::{Cancel, Clock, memory};
 use crate::schedule::Schedule;
+use crate::source::SourceSettings;
 use crate::store::{self, StoreUrl};
 
 /// Makes entries of settings, the same way at start and at each reload.
@@ -39,12 +41,19 @@ impl Builder {
         check_commands(&jobs, ctx.settings())?;
         let budget = memory::budget(ctx.settings().limits.memory.unwrap_or(memory::DEFAULT_BUDGET));
         let at_once = limits.total.min(jobs.len()).max(1);
-        let entries: Result<Vec<_>> = jobs.into_iter().map(|job| self.entry(&ctx, job, budget / at_once as u64)).collect();
+        let share = budget / at_once as u64;
+        let entries: Result<Vec<_>> = jobs.into_iter().map(|job| self.entry(&ctx, job, share)).collect();
         let mut entries = entries?;
         for job in ctx.settings().tenants.values().flat_map(|t| t.jobs.values()) {
             entries.extend(self.drill(&ctx, job)?);
         }
-        let services = wal::daemon::Services::of(&ctx, &self.metrics)?;
+        let bases = |archive: &WalJob| -> Vec<Arc<dyn wal::rebase::BaseJob>> {
+            let of_cluster =
+                |job: &&Job| matches!(&job.source, SourceSettings::PgBase(s) if s.cluster == archive.settings.cluster);
+            let jobs = ctx.tenant(&archive.tenant).map(|t| t.jobs.values().collect::<Vec<_>>()).unwrap_or_default();
+            jobs.into_iter().filter(of_cluster).map(|job| Arc::new(self.backup(&ctx, job, share)) as _).collect()
+        };
+        let services = wal::daemon::Services::of(&ctx, &self.metrics, bases)?;
         if entries.is_empty() && services.is_empty() {
             tracing::warn!("the configuration has no jobs");
         }
@@ -57,9 +66,12 @@ impl Builder {
         let quiet = ctx.settings().limits.quiet_hours.clone();
         let schedule = Schedule::new(&job.schedule, &name, job.jitter, 0, quiet)?;
         let store = store_name(&ctx.tenant(&job.tenant)?.repository.store);
+        Ok(Entry { name, store, schedule, task: Arc::new(self.backup(ctx, job, memory)) })
+    }
+
+    fn backup(&self, ctx: &Context, job: &Job, memory: u64) -> Backup {
         let metrics = self.metrics.job(job.tenant.as_str(), job.name.as_str());
-        let task = Backup { ctx: ctx.clone(), job: job.clone(), metrics, memory };
-        Ok(Entry { name, store, schedule, task: Arc::new(task) })
+        Backup { ctx: ctx.clone(), job: job.clone(), metrics, memory }
     }
 }
 
@@ -224,5 +236,13 @@ impl Task for Backup {
                 Ended::Failed
             }
         }
+    }
+}
+
+#[async_trait]
+impl wal::rebase::BaseJob for Backup {
+    async fn make(&self, since: Time, cancel: &Cancel) -> bool {
+        let span = tracing::info_span!("run", job = %self.job.selector());
+        matches!(Task::run(self, since, cancel).instrument(span).await, Ended::Done(_))
     }
 }

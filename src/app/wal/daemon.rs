@@ -9,8 +9,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
+use super::rebase::{self, BaseJob};
 use super::shipper::Shipper;
 use super::socket::{Listening, Place, Service, serve};
 use super::{receive, spool, status};
@@ -29,21 +31,21 @@ const LOOK: Duration = Duration::from_secs(15);
 #[derive(Debug, Default)]
 pub struct Services {
     sockets: BTreeMap<PathBuf, (Place, Vec<Arc<Shipper>>)>,
-    jobs: Vec<(WalJob, WalMetrics)>,
+    jobs: Vec<(WalJob, WalMetrics, Vec<Arc<dyn BaseJob>>)>,
     ctx: Option<Context>,
 }
 
 impl Services {
-    /// Of the `pg_wal` jobs of a configuration. Starts nothing.
+    /// Of the `pg_wal` jobs of a configuration. Starts nothing. `bases` knows the jobs that make base backups of an archive's cluster.
     ///
     /// # Errors
     /// [`Kind::Denied`] for a job that wants to run a program (for a secret) where the process was not started with leave to.
-    pub fn of(ctx: &Context, metrics: &Metrics) -> Result<Self> {
+    pub fn of(ctx: &Context, metrics: &Metrics, bases: impl Fn(&WalJob) -> Vec<Arc<dyn BaseJob>>) -> Result<Self> {
         let mut out = Self { ctx: Some(ctx.clone()), ..Self::default() };
         for job in ctx.wal_jobs(None)? {
             check_commands(ctx, job)?;
             let metrics = metrics.wal(job.tenant.as_str(), job.name.as_str());
-            out.jobs.push((job.clone(), metrics.clone()));
+            out.jobs.push((job.clone(), metrics.clone(), bases(job)));
             let Some(path) = &job.settings.socket else { continue };
             let prefetch = spool(ctx, job).map(|dir| dir.join("ahead"));
             let shipper = Arc::new(Shipper::new(ctx.clone(), job.clone(), prefetch, Some(metrics)));
@@ -79,7 +81,7 @@ impl Running {
     pub fn replace(&mut self, services: Services) {
         let before = std::mem::take(&mut self.stop);
         let names: BTreeMap<_, _> =
-            services.jobs.iter().map(|(j, m)| ((j.tenant.to_string(), j.name.to_string()), m.clone())).collect();
+            services.jobs.iter().map(|(j, m, _)| ((j.tenant.to_string(), j.name.to_string()), m.clone())).collect();
         for (name, metrics) in std::mem::replace(&mut self.metrics, names) {
             if !self.metrics.contains_key(&name) {
                 metrics.forget();
@@ -90,9 +92,13 @@ impl Running {
             self.tasks.spawn(keep_serving(place, shippers, self.stop.clone(), self.metrics.clone()));
         }
         if let Some(ctx) = services.ctx {
-            for (job, metrics) in services.jobs {
+            for (job, metrics, bases) in services.jobs {
                 if job.settings.mode == WalMode::Receive {
-                    self.tasks.spawn(keep_receiving(ctx.clone(), job.clone(), metrics.clone(), self.stop.clone()));
+                    let lost = Arc::new(Notify::new());
+                    self.tasks.spawn(keep_receiving(ctx.clone(), job.clone(), metrics.clone(), lost.clone(), self.stop.clone()));
+                    if !bases.is_empty() {
+                        self.tasks.spawn(rebase::watch(ctx.clone(), job.clone(), bases, lost, self.stop.clone()));
+                    }
                 }
                 self.tasks.spawn(watch(ctx.clone(), job, metrics, self.stop.clone()));
             }
@@ -149,10 +155,12 @@ async fn keep_serving(place: Place, shippers: Vec<Arc<Shipper>>, stop: Cancel, m
 }
 
 /// Streams one job's WAL until told to end, whatever happens to it.
-async fn keep_receiving(ctx: Context, job: WalJob, metrics: WalMetrics, stop: Cancel) {
+async fn keep_receiving(ctx: Context, job: WalJob, metrics: WalMetrics, lost: Arc<Notify>, stop: Cancel) {
     let mut said = String::new();
     while !stop.is_cancelled() {
-        let Err(e) = receive::run(&ctx, &job, Some(metrics.clone()), None, &stop).await else { continue };
+        let lost = lost.clone();
+        let on_gap: receive::OnGap = Arc::new(move || lost.notify_one());
+        let Err(e) = receive::run(&ctx, &job, Some(metrics.clone()), Some(on_gap), &stop).await else { continue };
         metrics.streaming(false);
         let report = e.report();
         if said != report {

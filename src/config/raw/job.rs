@@ -95,7 +95,7 @@ pub struct RawPgBase {
     pub cluster: Option<String>,
     /// Which server of several: `primary`, `standby` or `prefer_standby`. Default: the first that answers.
     pub from: Option<RawFrom>,
-    /// Whether the WAL of the backup is put into the snapshot. Default: `always`.
+    /// Whether the WAL of the backup is put into the snapshot. Default: `always`. That of a standby always is.
     pub wal_in_snapshot: Option<RawWalInSnapshot>,
     /// How long to wait for the last WAL of the backup. Default: 5m.
     pub wal_timeout: Option<String>,

@@ -167,8 +167,8 @@ impl Control {
 /// Reads the content of a control file. Bytes behind the checksum are ignored.
 ///
 /// # Errors
-/// [`Kind::Corrupt`] for a wrong checksum or impossible values; [`Kind::Failed`] for a version of PostgreSQL, or a kind of machine, that
-/// is not supported.
+/// [`Kind::Corrupt`] for a wrong checksum or impossible values; [`Kind::Failed`] for a version of PostgreSQL, or a kind of
+/// machine, that is not supported.
 pub fn parse(bytes: &[u8]) -> Result<Control> {
     let version = u32_at(bytes, 8).ok_or_else(cut)?;
     let crc_at = match version {

@@ -55,7 +55,8 @@ pub struct BaseBackupOptions {
 }
 
 impl BaseBackupOptions {
-    /// A fast start, progress, `tablespace_map`, a manifest with CRC-32C; no WAL, no waiting, no limit, page checksums not verified.
+    /// A fast start, progress, `tablespace_map`, a manifest with CRC-32C; no WAL, no waiting, no limit, page checksums not
+    /// verified.
     #[must_use]
     pub fn new(label: &str) -> Self {
         Self {
@@ -155,7 +156,8 @@ impl Replication {
     /// Begins a base backup and waits for its checkpoint, which may take minutes if it is spread.
     ///
     /// # Errors
-    /// The server's, with [`super::Refusal::Privilege`] and [`super::Refusal::NoFreeSender`]; [`Kind::Unavailable`] if the connection is lost.
+    /// The server's, with [`super::Refusal::Privilege`] and [`super::Refusal::NoFreeSender`]; [`Kind::Unavailable`] if the
+    /// connection is lost.
     pub async fn base_backup(&mut self, options: &BaseBackupOptions) -> Result<BackupStream<'_>> {
         let doing = || "begin a base backup";
         let command = options.command(self.version().major());

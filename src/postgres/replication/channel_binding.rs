@@ -3,8 +3,8 @@
 
 use ring::digest::{SHA256, SHA384, SHA512, digest};
 
-/// Object identifiers of signature algorithms, as they are encoded, and the hash that each of them uses. MD5 and SHA-1 count as SHA-256, as the
-/// RFC says.
+/// Object identifiers of signature algorithms, as they are encoded, and the hash that each of them uses. MD5 and SHA-1 count as
+/// SHA-256, as the RFC says.
 const RSA: &[u8] = &[0x2A, 0x86, 0x48, 0x86, 0xF7, 0x0D, 0x01, 0x01];
 const ECDSA: &[u8] = &[0x2A, 0x86, 0x48, 0xCE, 0x3D, 0x04];
 

@@ -51,7 +51,8 @@ pub struct SystemIdentity {
 /// A physical slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Slot {
-    /// The oldest position whose WAL it keeps. `None` while it keeps none (never used, made without reserving WAL), or has lost it.
+    /// The oldest position whose WAL it keeps. `None` while it keeps none (never used, made without reserving WAL), or has lost
+    /// it.
     pub restart: Option<Lsn>,
     /// The timeline of that position. `None` from servers before 15, and where there is no position.
     pub timeline: Option<Timeline>,
@@ -71,8 +72,8 @@ impl Replication {
     /// does not matter.
     ///
     /// # Errors
-    /// [`Kind::Denied`] for a refused login, certificate or `pg_hba.conf` (see [`super::Refusal`]), [`Kind::Unavailable`] if no host
-    /// answers, has a free sender or the wanted role, [`Kind::Config`] for settings that cannot work.
+    /// [`Kind::Denied`] for a refused login, certificate or `pg_hba.conf` (see [`super::Refusal`]), [`Kind::Unavailable`] if no
+    /// host answers, has a free sender or the wanted role, [`Kind::Config`] for settings that cannot work.
     pub async fn connect(settings: &ConnectionSettings) -> Result<Self> {
         let mut passes = vec![settings.target];
         if settings.target == TargetAttrs::PreferStandby {
@@ -169,8 +170,8 @@ impl Replication {
         cell(&rows, 0, 0)
     }
 
-    /// Creates a physical slot. With `reserve` it keeps WAL from the last checkpoint on at once, else only once it was streamed from.
-    /// A temporary one ends with the connection.
+    /// Creates a physical slot. With `reserve` it keeps WAL from the last checkpoint on at once, else only once it was streamed
+    /// from. A temporary one ends with the connection.
     ///
     /// # Errors
     /// As [`Replication::identify_system`], with [`super::Refusal::SlotExists`] and [`super::Refusal::NoFreeSlot`].
@@ -182,7 +183,8 @@ impl Replication {
             .context(|| format!("create the replication slot {name}"))
     }
 
-    /// A physical slot's state; `None` if there is no slot of this name. Before PostgreSQL 15 this asks by SQL, over a connection of its own.
+    /// A physical slot's state; `None` if there is no slot of this name. Before PostgreSQL 15 this asks by SQL, over a
+    /// connection of its own.
     ///
     /// # Errors
     /// As [`Replication::identify_system`]; a slot of this name that is logical is a [`Kind::Config`].
@@ -193,7 +195,8 @@ impl Replication {
 
     async fn read_slot_here(&mut self, name: &str) -> Result<Option<Slot>> {
         let rows = match self.command(&format!("READ_REPLICATION_SLOT {}", quote_ident(name))).await {
-            Err(e) if super::sqlstate(&e) == Some("0A000") => return Err(not_physical(name)),
+            // Not in a state for this: logical. An invalidated one is answered.
+            Err(e) if super::sqlstate(&e) == Some("55000") => return Err(not_physical(name)),
             other => other?,
         };
         if value(&rows, 0, 0).is_none() {

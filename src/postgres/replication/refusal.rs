@@ -31,7 +31,8 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// The reason within an error of this module, however deep. `None` for what a server did not say, or said about something else.
+    /// The reason within an error of this module, however deep. `None` for what a server did not say, or said about something
+    /// else.
     #[must_use]
     pub fn of(error: &Error) -> Option<Self> {
         Some(match sqlstate(error)? {

@@ -110,8 +110,8 @@ impl PhysicalStream<'_> {
     /// The next thing that happens. Safe to cancel. After [`WalEvent::EndOfTimeline`] there is nothing more.
     ///
     /// # Errors
-    /// The server's (see [`super::Refusal`]); [`Kind::Unavailable`] if the connection is lost, the server shuts down, or is silent for
-    /// 40 seconds although asked.
+    /// The server's (see [`super::Refusal`]); [`Kind::Unavailable`] if the connection is lost, the server shuts down, or is
+    /// silent for 40 seconds although asked.
     pub async fn next(&mut self) -> Result<WalEvent> {
         if let Some(over) = self.over {
             return Ok(WalEvent::EndOfTimeline(over));
@@ -147,8 +147,9 @@ impl PhysicalStream<'_> {
         }
     }
 
-    /// Tells the server how far we are: `write` is received, `flush` is safe (the slot lets go of what is before it), `apply` is visible.
-    /// Each is the position behind the last byte, and 0 says nothing. With `reply` the server answers with a keepalive.
+    /// Tells the server how far we are: `write` is received, `flush` is safe (the slot lets go of what is before it), `apply`
+    /// is visible. Each is the position behind the last byte, and 0 says nothing. With `reply` the server answers with a
+    /// keepalive.
     ///
     /// # Errors
     /// [`Kind::Unavailable`] if the connection is lost.

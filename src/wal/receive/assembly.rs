@@ -79,8 +79,8 @@ impl Assembly {
         self.before.is_none() && self.tips < self.filled
     }
 
-    /// Adds what belongs to this segment and leaves the rest. Tells the position that is known to be stored, once enough was received to
-    /// compare it with the tips of an earlier connection.
+    /// Adds what belongs to this segment and leaves the rest. Tells the position that is known to be stored, once enough was
+    /// received to compare it with the tips of an earlier connection.
     pub(super) async fn add(&mut self, bytes: &mut Bytes) -> Result<Option<Lsn>> {
         let room = usize::try_from(self.size.bytes().saturating_sub(self.filled)).unwrap_or(usize::MAX);
         let mine = bytes.split_to(bytes.len().min(room));

@@ -38,6 +38,8 @@ async fn connect_host(receiver: &Receiver, host: &ConnectionSettings, memory: &m
     let mut replication = Replication::connect(host).await?;
     let slot = &receiver.options.slot;
     if memory.drop_slot {
+        // An error if it is a logical slot, which is not ours.
+        replication.read_slot(slot).await?;
         drop_slot(&mut replication, slot).await?;
         memory.drop_slot = false;
     }

@@ -3,16 +3,21 @@
 //! One [`Receiver`] is one replication slot's client. It streams segment by segment from the first one that is not stored, stores
 //! each when it is full, and stores the beginning of the current one ("tips") whenever it has grown for `max_lag`. What the
 //! store has acknowledged, and nothing more, is confirmed to the server as flushed, to the byte; what was received is
-//! confirmed as written. So the slot keeps on the server exactly what is not safe here, and `synchronous_standby_names` may name us.
+//! confirmed as written. So the slot keeps on the server exactly what is not safe here, and `synchronous_standby_names` may
+//! name us.
 //!
 //! **Order**: timeline listed and its history stored → its segments and tips, in order of position. **After a crash or a lost
-//! connection** everything from the first segment on that is not whole is streamed again; what is stored is compared, never replaced.
-//! **Outages** of the store stop the confirmation and, when a few segments wait in memory, the stream: the server keeps the WAL. With
-//! `max_slot_size` the slot is let go when that becomes too much. **Holes**, where the server has no longer what is missing here, are
-//! recorded in the identity object, told with [`ReceiveEvent::Gap`], and left behind: a new base backup is needed after each.
+//! connection** everything from the first segment on that is not whole is streamed again; what is stored is compared, never
+//! replaced.
+//! **Outages** of the store stop the confirmation and, when a few segments wait in memory, the stream: the server keeps the
+//! WAL. With
+//! `max_slot_size` the slot is let go when that becomes too much. **Holes**, where the server has no longer what is missing
+//! here, are recorded in the identity object, told with [`ReceiveEvent::Gap`], and left behind: a new base backup is needed
+//! after each.
 //!
-//! **Hosts**: of all hosts in the URL the first suitable one is streamed from; one that is behind the archive's timeline is not. The
-//! slot is made on the others as well and moved along ([`keep`]), so that after a failover the next one still has what is missing.
+//! **Hosts**: of all hosts in the URL the first suitable one is streamed from; one that is behind the archive's timeline is
+//! not. The slot is made on the others as well and moved along ([`keep`]), so that after a failover the next one still has what
+//! is missing.
 
 mod assembly;
 mod begin;

@@ -200,7 +200,12 @@ impl Server {
         watchdog.args(["-c", script, "sh"]).arg(&self.dir).arg(server.get_program()).args(server.get_args());
         watchdog.stdin(Stdio::piped()).stdout(log.try_clone().unwrap()).stderr(log).process_group(0);
         server.stdin(Stdio::null());
-        *self.watchdog.lock().unwrap() = watchdog.spawn().expect("start a server");
+        let mut current = self.watchdog.lock().unwrap();
+        // That of an earlier start would end the new server and clear its folder away.
+        current.kill().ok();
+        current.wait().ok();
+        *current = watchdog.spawn().expect("start a server");
+        drop(current);
         let began = Instant::now();
         while !self.as_client("pg_isready", &["-q", "-d", "postgres"]).status().unwrap().success() {
             let log = std::fs::read_to_string(self.dir.join("log")).unwrap_or_default();
@@ -321,11 +326,6 @@ impl Server {
         run(self.as_user("pg_ctl", &["-D", &self.data(), "stop", "-m", "immediate", "-w"]), "pg_ctl stop");
     }
 
-    /// `pg_ctl stop -m fast`: waits for everybody that streams from it.
-    pub fn stop_fast(&self) {
-        run(self.as_user("pg_ctl", &["-D", &self.data(), "stop", "-m", "fast", "-w"]), "pg_ctl stop");
-    }
-
     /// Makes a standby a primary on a timeline of its own, and waits until it is.
     pub fn promote(&self) {
         run(self.as_user("pg_ctl", &["-D", &self.data(), "promote", "-w"]), "pg_ctl promote");
@@ -344,7 +344,7 @@ impl Server {
         dir.to_str().unwrap().to_owned()
     }
 
-    /// `pg_ctl stop -m fast`.
+    /// `pg_ctl stop -m fast`: waits for everybody that streams from it.
     pub fn stop(&self) {
         run(self.as_user("pg_ctl", &["-D", &self.data(), "stop", "-m", "fast", "-w"]), "pg_ctl stop");
     }

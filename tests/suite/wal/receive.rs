@@ -196,15 +196,17 @@ async fn what_is_streamed_is_what_the_server_wrote() {
     }
 }
 
-#[tokio::test]
+// With threads: the server is waited for while the receiver works.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_shuts_down_waits_only_for_one_request() {
     let place = Place::new();
     let server = Server::start(17);
     let mut running = receive(&place, &url(&server), options(LONG));
-    running.until("stream", |t| !t.streams.is_empty()).await;
-    write(&server, 100);
+    let position = write(&server, 100);
+    let told = running.until("all of it", |t| t.progress.is_some_and(|p| p.received >= position)).await;
+    assert!(told.progress.unwrap().stored < position, "nothing is due yet: {told:?}");
     let began = Instant::now();
-    server.stop_fast();
+    server.stop();
     assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
     let told = running.until("an end", |t| !t.interruptions.is_empty()).await;
     let (folder, size) = folder_of(&place, &server);

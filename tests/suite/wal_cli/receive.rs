@@ -98,3 +98,39 @@ fn the_daemon_streams_and_a_server_that_dies_with_its_disk_loses_nothing_that_is
     drop(server);
     recovers(&copy, &rows);
 }
+
+#[test]
+fn the_daemon_makes_a_base_backup_after_wal_was_lost() {
+    let server = Server::create(17, false, &["--wal-segsize=1"], "max_wal_size = 2MB\nmin_wal_size = 2MB\nwal_keep_size = 0");
+    let place = Place::new(&job(&server));
+    let base = format!("base: {{ pg_base: {{ url: \"{}\" }}, schedule: never }}", server.conninfo("postgres", ""));
+    place.configure(&place.local_store(), &job(&server), &base);
+    let bases = || place.run(&["--json", "snapshots", "acme/base"]).ok().json()["snapshots"].as_array().unwrap().len();
+    let streams = || server.sql("postgres", "SELECT count(*) FROM pg_replication_slots WHERE active") == "1";
+
+    let stream = Streaming::start(&place, &["run"]);
+    until("the slot is there", streams);
+    load(&server, "one", 2);
+    confirmed(&server);
+    stream.ends();
+    assert_eq!(bases(), 0, "nothing was lost so far");
+    until("the slot is free", || !streams());
+    server.sql("postgres", "SELECT pg_drop_replication_slot('strongroom')");
+    for _ in 0..5 {
+        load(&server, "one", 2);
+        server.sql("postgres", "SELECT pg_switch_wal(); CHECKPOINT");
+    }
+    let stream = Streaming::start(&place, &["run"]);
+    until("a base backup", || bases() == 1);
+    stream.ends();
+    let log = std::fs::read_to_string(place.path("stream.log")).unwrap();
+    assert!(log.contains("is lost from") && log.contains("a base backup that began later is needed"), "{log}");
+
+    // One is enough, also for the next process.
+    let stream = Streaming::start(&place, &["run"]);
+    until("the slot is used", streams);
+    load(&server, "one", 1);
+    confirmed(&server);
+    stream.ends();
+    assert_eq!(bases(), 1);
+}
