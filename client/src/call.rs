@@ -16,6 +16,8 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 /// A daemon that says nothing for this long is dead.
 const SILENCE: Duration = WAIT_EVERY.saturating_mul(10);
 const PAUSE: Duration = Duration::from_millis(200);
+/// The kind of failure that a daemon answers with when it is told to end.
+const ENDING: &str = "cancelled";
 /// The longest path that fits into the address of a socket, with room to spare.
 const LONGEST: usize = 100;
 
@@ -71,10 +73,17 @@ pub fn once(socket: &Path, request: &Request, files: &[File]) -> io::Result<Repl
 pub fn patiently(socket: &Path, request: &Request, files: &[File], patience: Duration) -> io::Result<Reply> {
     let began = Instant::now();
     loop {
-        match once(socket, request, files) {
-            Err(e) if may_pass(&e) && began.elapsed() < patience => sleep(PAUSE),
-            other => return other,
+        let answer = once(socket, request, files);
+        let may_pass = match &answer {
+            // One that is ending may have a successor.
+            Ok(Reply::Error { kind, .. }) => kind == ENDING,
+            Ok(_) => false,
+            Err(e) => may_pass(e),
+        };
+        if !may_pass || began.elapsed() >= patience {
+            return answer;
         }
+        sleep(PAUSE);
     }
 }
 

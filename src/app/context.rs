@@ -91,6 +91,11 @@ impl Context {
             None => Ok(tenant.jobs.values().collect()),
             Some(job) => match tenant.jobs.get(job) {
                 Some(job) => Ok(vec![job]),
+                None if tenant.wal.contains_key(job) => {
+                    let what = format!("`{selector}` is a WAL archive, which is no job that is run");
+                    Err(Error::new(Kind::Usage, what)
+                        .hint("PostgreSQL's archive_command feeds it, or `strongroom run`; `strongroom wal status` shows how far it is."))
+                }
                 None => Err(unknown("job", &selector.to_string(), tenant.jobs.keys().map(|j| j.as_str()))),
             },
         }

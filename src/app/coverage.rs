@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
-use super::{Context, server, status};
+use super::{Context, drill, server, status};
 use crate::error::Result;
 use crate::model::Selector;
 use crate::schedule::Spec;
-use crate::source::SourceSettings;
+use crate::source::{SourceSettings, pg_dump};
 
 /// The answer.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -19,8 +19,23 @@ pub struct Coverage {
     pub unknown: Vec<Gap>,
     /// Databases seen on the servers of the jobs that were looked at.
     pub databases: usize,
-    /// Of these, how many some job dumps.
+    /// Of these, how many some job backs up.
     pub databases_covered: usize,
+    /// What drills that are not stale have proven.
+    pub proven: Vec<Proven>,
+}
+
+/// What a job's last drill has proven.
+#[derive(Debug, Clone, Serialize)]
+pub struct Proven {
+    /// Whose.
+    pub tenant: String,
+    /// Which job.
+    pub job: String,
+    /// Recovery point: how much would have been lost, in seconds.
+    pub rpo_seconds: f64,
+    /// Recovery time: how long until everything was back and checked, in seconds.
+    pub rto_seconds: f64,
 }
 
 /// One finding.
@@ -30,13 +45,13 @@ pub struct Gap {
     pub tenant: String,
     /// Which job, where it is about one.
     pub job: Option<String>,
-    /// `no_job`, `no_schedule`, `no_retention`, `never_succeeded`, `database`, `server`, `repository`.
+    /// `no_job`, `no_schedule`, `no_retention`, `never_succeeded`, `drill`, `database`, `server`, `repository`.
     pub kind: &'static str,
     /// One sentence.
     pub message: String,
 }
 
-/// Looks at the configuration, the repositories and the servers of `pg_dump` jobs.
+/// Looks at the configuration, the repositories and the servers of `pg_dump` and `pg_base` jobs.
 ///
 /// # Errors
 /// Only for a selector that names nothing; what could not be looked at is in [`Coverage::unknown`].
@@ -74,6 +89,14 @@ pub async fn run(ctx: &Context, selector: Option<&Selector>) -> Result<Coverage>
             _ if s.last.is_none() => out.gaps.push(gap("never_succeeded", "there is no complete snapshot of it".to_owned())),
             _ => {}
         }
+        let proven = s.drill.as_ref().filter(|d| d.state == drill::DrillState::Ok);
+        match (&s.drill, proven.and_then(|d| Some((d.rpo_seconds?, d.rto_seconds?)))) {
+            (_, Some((rpo_seconds, rto_seconds))) => {
+                out.proven.push(Proven { tenant: s.tenant.clone(), job: s.job.clone(), rpo_seconds, rto_seconds });
+            }
+            (Some(d), None) => out.gaps.extend(d.problem.clone().map(|problem| gap("drill", problem))),
+            (None, None) => {}
+        }
     }
     databases(ctx, &jobs, &mut out).await?;
     Ok(out)
@@ -83,15 +106,28 @@ pub async fn run(ctx: &Context, selector: Option<&Selector>) -> Result<Coverage>
 async fn databases(ctx: &Context, jobs: &[&crate::config::settings::Job], out: &mut Coverage) -> Result<()> {
     let mut servers: BTreeMap<(String, String), (BTreeSet<String>, BTreeSet<String>)> = BTreeMap::new();
     for job in jobs {
-        let SourceSettings::PgDump(settings) = &job.source else { continue };
-        let (settings, cancel) = (settings.clone(), ctx.cancel().clone());
+        // A base backup has every database.
+        let (settings, physical) = match &job.source {
+            SourceSettings::PgDump(settings) => (settings.clone(), false),
+            SourceSettings::PgBase(base) => {
+                (pg_dump::Settings { password: base.password.clone(), ..pg_dump::Settings::new(base.url.clone()) }, true)
+            }
+            SourceSettings::Volume(_) | SourceSettings::Command(_) => continue,
+        };
+        let cancel = ctx.cancel().clone();
         let gap = |kind, message: String| Gap { tenant: job.tenant.to_string(), job: Some(job.name.to_string()), kind, message };
         match super::blocking(move || server::look(&settings, &cancel)).await {
             Ok(seen) => {
-                let real = seen.databases.iter().filter(|d| !d.template && d.connectable && !d.invalid).map(|d| d.name.clone());
+                let real: Vec<String> = seen
+                    .databases
+                    .iter()
+                    .filter(|d| !d.template && d.connectable && !d.invalid)
+                    .map(|d| d.name.clone())
+                    .collect();
                 let (all, covered) = servers.entry((job.tenant.to_string(), seen.identity)).or_default();
-                all.extend(real);
+                all.extend(real.iter().cloned());
                 match seen.chosen {
+                    _ if physical => covered.extend(real),
                     Ok(names) => covered.extend(names),
                     Err(e) => out.gaps.push(gap("database", e.chain())),
                 }
@@ -109,7 +145,7 @@ async fn databases(ctx: &Context, jobs: &[&crate::config::settings::Job], out: &
                     tenant: tenant.clone(),
                     job: None,
                     kind: "database",
-                    message: format!("database {name} of server {server} is dumped by no job"),
+                    message: format!("database {name} of server {server} is backed up by no job"),
                 });
             }
         }

@@ -2,6 +2,7 @@
 
 mod altered;
 pub mod backup;
+mod base_facts;
 pub mod cat;
 pub mod check;
 pub mod collect;
@@ -10,7 +11,10 @@ pub mod coverage;
 pub mod daemon;
 pub mod diff;
 pub mod doctor;
+pub mod drill;
+pub mod expire_wal;
 pub mod facts;
+mod heartbeat;
 pub mod hold;
 pub mod init;
 pub mod job;

@@ -1,6 +1,7 @@
 //! `strongroom prune`: applies retention, then collects what no snapshot needs any more.
 //!
-//! Order: exclusive lock → snapshots are listed under it → snapshots go, oldest first → what only they needed is collected.
+//! Order: exclusive lock → snapshots are listed under it → snapshots go, oldest first → WAL that no base backup needs any more →
+//! what only they needed is collected.
 //! A crash between any two steps leaves data that nothing refers to, which the next prune collects.
 
 use std::collections::BTreeMap;
@@ -8,12 +9,14 @@ use std::collections::BTreeMap;
 use jiff::tz::TimeZone;
 use serde::Serialize;
 
+use super::expire_wal::{self, ClusterWal};
 use super::retention::{self, JobPrune, Rules};
 use super::{Context, collect, lock_holder};
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::model::{JobName, Selector, TenantName};
 use crate::repository::{LockMode, PruneStats, RepoLock, Repository, Snapshot};
 pub use crate::retention::{Action, Keep};
+use crate::source::SourceSettings;
 
 /// How to prune.
 #[derive(Debug, Clone, Default)]
@@ -43,6 +46,8 @@ pub struct TenantPrune {
     pub unconfigured: BTreeMap<String, usize>,
     /// Snapshots without a job's tag, made by other programs. They stay.
     pub foreign: usize,
+    /// What happened to the WAL of its clusters; in a dry run what would.
+    pub wal: Vec<ClusterWal>,
     /// What was collected. Absent in a dry run and with `forget_only`.
     pub collected: Option<PruneStats>,
 }
@@ -102,6 +107,7 @@ async fn under_lock(
         jobs.push(job);
         refusal = refusal.or(refused);
     }
+    let wal = wal(ctx, repo, tenant, only, options, &jobs).await?;
     let collected = match lock {
         Some(lock) if !options.dry_run && !options.forget_only => Some(collect::run(ctx, repo, lock).await?),
         _ => None,
@@ -110,9 +116,32 @@ async fn under_lock(
         jobs.iter().map(|j| if options.dry_run && j.refused.is_none() { j.count(Action::Remove) } else { j.removed }).sum();
     let (unconfigured, foreign) = others(ctx, tenant, &snapshots)?;
     Ok((
-        TenantPrune { tenant: tenant.clone(), jobs, removed, dry_run: options.dry_run, unconfigured, foreign, collected },
+        TenantPrune { tenant: tenant.clone(), jobs, removed, dry_run: options.dry_run, unconfigured, foreign, wal, collected },
         refusal,
     ))
+}
+
+/// WAL goes after the base backups that needed it, and before what collecting takes: it is the smaller loss of time if the
+/// run is cut short.
+async fn wal(
+    ctx: &Context,
+    repo: &Repository,
+    tenant: &TenantName,
+    only: Option<&JobName>,
+    options: &Options,
+    jobs: &[JobPrune],
+) -> Result<Vec<ClusterWal>> {
+    let tenant = ctx.tenant(tenant)?;
+    let cluster = match only.map(|name| tenant.jobs.get(name).map(|j| &j.source)) {
+        None => None,
+        Some(Some(SourceSettings::PgBase(settings))) => Some(settings.cluster.as_str()),
+        // The WAL of no cluster depends on this job.
+        Some(_) => return Ok(Vec::new()),
+    };
+    let planned = jobs.iter().filter(|j| options.dry_run && j.refused.is_none()).flat_map(|j| &j.snapshots);
+    let gone = planned.filter(|v| v.action == Action::Remove).map(|v| v.id).collect();
+    let left = repo.load_snapshots().await?;
+    expire_wal::run(ctx, repo, tenant, &left, &gone, cluster, options.dry_run).await
 }
 
 /// The jobs to look at, each with its rules.

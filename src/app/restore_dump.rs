@@ -116,9 +116,9 @@ pub struct Outcome {
 }
 
 /// A dump of the snapshot.
-struct Dump {
-    database: String,
-    file: StoredFile,
+pub(super) struct Dump {
+    pub(super) database: String,
+    pub(super) file: StoredFile,
 }
 
 /// Restores dumps of the snapshot, under a shared lock. Several databases are restored one after another; the first
@@ -149,7 +149,7 @@ pub async fn run(found: &Found, request: Request, cancel: &Cancel) -> Result<Out
 }
 
 /// The snapshot's dumps with their databases' names: as the manifest has them, else as the files are called.
-fn dumps(files: Vec<StoredFile>, facts: &serde_json::Map<String, serde_json::Value>) -> Vec<Dump> {
+pub(super) fn dumps(files: Vec<StoredFile>, facts: &serde_json::Map<String, serde_json::Value>) -> Vec<Dump> {
     let listed = facts.get("databases").and_then(|d| d.as_array()).map(Vec::as_slice).unwrap_or_default();
     let name_of = |path: &str| {
         listed

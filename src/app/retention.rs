@@ -7,12 +7,12 @@ use jiff::tz::TimeZone;
 use serde::Serialize;
 
 use super::facts::{HOLD, is_complete};
-use super::{Context, altered};
+use super::{Context, altered, base_facts};
 use crate::config::settings::Job;
 use crate::error::{Context as _, Error, Result};
-use crate::model::{Id, TenantName, Time};
+use crate::model::{BaseBackup, Id, TenantName, Time};
 use crate::repository::{RepoLock, Repository, Snapshot};
-use crate::retention::{Action, Candidate, Guards, Keep, Plan, plan};
+use crate::retention::{Action, Candidate, Guards, Keep, Plan, SystemId, plan};
 use crate::schedule::Spec;
 
 /// What is kept of which job.
@@ -106,7 +106,15 @@ pub async fn apply(
 ) -> Result<(JobPrune, Option<Error>)> {
     let what = || format!("apply retention of {}/{}", rules.tenant, rules.job);
     let altered = altered::find(repo, snapshots).await.context(what)?;
-    let candidates: Vec<Candidate> = snapshots.iter().map(|s| candidate(s, altered.contains(&s.id))).collect();
+    let facts = base_facts::of(repo, snapshots).await.context(what)?;
+    let candidates: Vec<Candidate> = snapshots
+        .iter()
+        .map(|s| {
+            // One that cannot be read is of no known system, and pushes none of theirs out.
+            let facts = facts.get(&s.id).and_then(|f| f.as_ref().ok());
+            candidate(s, altered.contains(&s.id), facts)
+        })
+        .collect();
     // Both clocks as close together as can be had.
     let store_now = ctx.store_time(repo.store()).await.context(what)?;
     let guards = Guards { force: options.force, zone: rules.zone.clone(), ..Guards::new(ctx.clock().now(), store_now) };
@@ -138,17 +146,18 @@ pub async fn apply(
 }
 
 /// What retention needs to know of a snapshot.
-fn candidate(snapshot: &Snapshot, altered: bool) -> Candidate {
+fn candidate(snapshot: &Snapshot, altered: bool, base: Option<&BaseBackup>) -> Candidate {
     let file = &snapshot.file;
     Candidate {
         id: snapshot.id,
         time: file.time,
-        end: Some(file.end()),
+        end: Some(base.map_or_else(|| file.end(), |b| b.stopped)),
         job: file.tag("job").map(str::to_owned),
         complete: is_complete(file),
         altered,
         hold: file.has_tag(HOLD),
         size: file.summary.as_ref().map_or(0, |s| s.total_bytes_processed),
+        system: base.map(|b| SystemId { major: b.major, identifier: b.system_identifier }),
     }
 }
 

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use serde::Serialize;
 
 use super::Context;
+use super::drill::{self, DrillStatus};
 use super::facts::{facts, is_complete, is_future};
 use crate::config::settings::Job;
 use crate::error::Result;
@@ -36,6 +37,8 @@ pub struct JobStatus {
     pub schedule: String,
     /// When it is due next; absent for jobs without a schedule.
     pub next: Option<Time>,
+    /// How its drills stand; absent for a job that nobody drills.
+    pub drill: Option<DrillStatus>,
     /// Why the state is unknown.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
@@ -81,12 +84,15 @@ pub async fn run(ctx: &Context, selector: Option<&Selector>) -> Result<Vec<JobSt
         let jobs: Vec<&Job> = tenant.jobs.values().filter(|j| only.is_none_or(|o| *o == j.name)).collect();
         let read = async {
             let repo = ctx.repository(&tenant.name).await?;
-            Ok::<_, crate::error::Error>((repo.load_snapshots().await?, ctx.store_time(repo.store()).await?))
+            let only = only.map(|o| o.as_str());
+            let drills = drill::newest(&repo, only).await?;
+            Ok::<_, crate::error::Error>((repo.load_snapshots().await?, drills, ctx.store_time(repo.store()).await?))
         };
         match read.await {
-            Ok((snapshots, now)) => {
+            Ok((snapshots, drills, now)) => {
                 for job in &jobs {
-                    out.push(configured(job, &snapshots, now)?);
+                    let drill = drill::status(job, drills.get(job.name.as_str()), now)?;
+                    out.push(JobStatus { drill, ..configured(job, &snapshots, now)? });
                 }
                 let known: BTreeSet<&str> = snapshots
                     .iter()
@@ -116,6 +122,7 @@ fn blank(job: &Job) -> JobStatus {
         snapshots: 0,
         schedule: job.schedule.describe(&job.selector().to_string()),
         next: None,
+        drill: None,
         error: None,
     }
 }
@@ -134,6 +141,7 @@ fn unconfigured(tenant: &TenantName, job: &str, snapshots: &[Snapshot], now: Tim
         snapshots: seen.count,
         schedule: "not in the configuration".to_owned(),
         next: None,
+        drill: None,
         error: None,
     }
 }

@@ -29,6 +29,10 @@ pub(super) async fn run(s: &Session, a: Args) -> Result<Done> {
                 output::say!(t, "{word}: {whose}: {}", g.message);
             }
         }
+        for p in &found.proven {
+            let (rpo, rto) = (output::seconds(p.rpo_seconds), output::seconds(p.rto_seconds));
+            output::say!(t, "proven: {}/{}: at most {rpo} lost, back within {rto}", p.tenant, p.job);
+        }
         output::say!(
             t,
             "{} gaps, {} unknown; {} of {} databases are dumped",

@@ -13,6 +13,7 @@ mod config;
 mod coverage;
 mod diff;
 mod doctor;
+mod drill;
 mod hold;
 mod init;
 mod install;
@@ -74,6 +75,7 @@ enum Command {
     Unhold(hold::UnholdArgs),
     Unlock(unlock::Args),
     Key(key::Args),
+    Drill(drill::Args),
     Status(status::Args),
     Coverage(coverage::Args),
     Doctor(doctor::Args),
@@ -189,6 +191,7 @@ impl Command {
             Command::Unhold(a) => hold::unhold(s, a).await,
             Command::Unlock(a) => unlock::run(s, a).await,
             Command::Key(a) => key::run(s, a).await,
+            Command::Drill(a) => drill::run(s, a).await,
             Command::Status(a) => status::run(s, a).await,
             Command::Coverage(a) => coverage::run(s, a).await,
             Command::Doctor(a) => doctor::run(s, a).await,

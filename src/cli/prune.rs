@@ -5,6 +5,7 @@ use super::args::Place;
 use super::output::{self, Table};
 use super::session::Session;
 use crate::app::collect;
+use crate::app::expire_wal::SystemWal;
 use crate::app::prune::{self, Action, Keep, Options, TenantPrune};
 use crate::config::parse_duration;
 use crate::error::{Error, Kind, Result};
@@ -55,6 +56,9 @@ struct KeepArgs {
     /// Keep all that are younger than this: 14d
     #[arg(long, value_name = "TIME")]
     keep_within: Option<String>,
+    /// Keep what recovery to any time of this long needs: 14d
+    #[arg(long, value_name = "TIME")]
+    keep_recovery_window: Option<String>,
 }
 
 impl KeepArgs {
@@ -67,6 +71,12 @@ impl KeepArgs {
             monthly: self.keep_monthly,
             yearly: self.keep_yearly,
             within: self.keep_within.as_deref().map(parse_duration).transpose().map_err(|e| e.with_kind(Kind::Usage))?,
+            recovery_window: self
+                .keep_recovery_window
+                .as_deref()
+                .map(parse_duration)
+                .transpose()
+                .map_err(|e| e.with_kind(Kind::Usage))?,
         };
         keep.validate().map_err(|e| e.with_kind(Kind::Usage))?;
         Ok((!keep.is_empty()).then_some(keep))
@@ -114,6 +124,11 @@ fn text(t: &mut String, p: &TenantPrune) {
             table.write(t);
         }
     }
+    for cluster in &p.wal {
+        for system in &cluster.systems {
+            wal(t, p, &cluster.cluster, system);
+        }
+    }
     for (job, count) in &p.unconfigured {
         output::say!(t, "{}: {count} snapshots of job {job} stay, which is not in the configuration", p.tenant);
     }
@@ -124,5 +139,24 @@ fn text(t: &mut String, p: &TenantPrune) {
     output::say!(t, "{}: {} snapshots {would}", p.tenant, p.removed);
     if let Some(c) = &p.collected {
         output::say!(t, "{}: collected {}", p.tenant, collect::describe(c));
+    }
+}
+
+fn wal(t: &mut String, p: &TenantPrune, cluster: &str, s: &SystemWal) {
+    let would = if p.dry_run { "would go" } else { "went" };
+    output::say!(
+        t,
+        "{}: WAL of cluster {cluster}, system {}: {} of {} segments {would} ({})",
+        p.tenant,
+        s.system,
+        s.removed_segments,
+        s.segments,
+        output::size(s.removed_bytes)
+    );
+    for kept in &s.needed {
+        let timeline = kept.timeline.map_or_else(|| "all timelines".to_owned(), |n| format!("timeline {n}"));
+        let from = kept.from.map_or_else(|| "the beginning".to_owned(), |l| l.to_string());
+        let to = kept.to.map_or_else(String::new, |l| format!(" to {l}"));
+        output::say!(t, "  stays: {timeline} from {from}{to}: {}", kept.reason);
     }
 }

@@ -73,6 +73,72 @@ pub struct Job {
     pub timeout: Duration,
     /// How often a failed run is tried again.
     pub retries: u32,
+    /// How restores of it are tried.
+    pub drill: Drill,
+}
+
+/// How a job's backups are drilled. The default is what a drill without any settings does.
+#[derive(Debug, Clone)]
+pub struct Drill {
+    /// When the daemon drills.
+    pub schedule: Spec,
+    /// A last good drill older than this is stale. `None`: when the schedule has missed one.
+    pub max_age: Option<Duration>,
+    /// A drill is ended after this long. `None`: after the job's own timeout.
+    pub timeout: Option<Duration>,
+    /// Where there is room for a restore. `None`: the directory for temporary files.
+    pub scratch: Option<PathBuf>,
+    /// What must be true of the restored databases.
+    pub assertions: Vec<Assertion>,
+    /// The row that tells how much was lost.
+    pub heartbeat: Option<Heartbeat>,
+    /// Whether `pg_amcheck` runs.
+    pub amcheck: bool,
+    /// Settings of the scratch server beside its own.
+    pub settings: BTreeMap<String, String>,
+    /// Where to look for server programs; if empty, in the usual places.
+    pub server_dirs: Vec<PathBuf>,
+    /// Whom the scratch server runs as where this process is root.
+    pub user: Option<String>,
+}
+
+impl Default for Drill {
+    fn default() -> Self {
+        Self {
+            schedule: Spec::Never,
+            max_age: None,
+            timeout: None,
+            scratch: None,
+            assertions: Vec::new(),
+            heartbeat: None,
+            amcheck: true,
+            settings: BTreeMap::new(),
+            server_dirs: Vec::new(),
+            user: None,
+        }
+    }
+}
+
+/// A query that must return one row with `true`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Assertion {
+    /// Where it runs. `None`: in the backup's only database.
+    pub database: Option<String>,
+    /// The query.
+    pub sql: String,
+}
+
+/// A row with the time, written again and again.
+#[derive(Debug, Clone)]
+pub struct Heartbeat {
+    /// How often it is written; at least 1 s.
+    pub every: Duration,
+    /// A libpq URL or key=value string. Read at each connection.
+    pub url: Secret,
+    /// The password, where the URL holds none.
+    pub password: Option<Secret>,
+    /// The database. `None`: the URL's.
+    pub database: Option<String>,
 }
 
 impl Job {

@@ -120,6 +120,11 @@ impl JobMetrics {
         self.families.removed.get_or_create(&self.job).inc_by(removed as u64);
     }
 
+    /// What the last retention found that a person should look at.
+    pub fn retention_alarms(&self, count: usize) {
+        self.families.retention_alarms.get_or_create(&self.job).set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
     /// A run ended.
     pub fn finished(&self, run: &Run) {
         let f = &self.families;
@@ -175,7 +180,7 @@ impl JobMetrics {
         for family in [&f.last_read, &f.last_added, &f.last_stored, &f.next_run] {
             family.remove(&self.job);
         }
-        for family in [&f.last_missing, &f.last_warnings, &f.running, &f.snapshots] {
+        for family in [&f.last_missing, &f.last_warnings, &f.running, &f.snapshots, &f.retention_alarms] {
             family.remove(&self.job);
         }
         for family in [&f.read, &f.added, &f.stored, &f.removed] {

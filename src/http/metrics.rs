@@ -9,6 +9,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
+use super::drill::DrillMetrics;
 use super::job::JobMetrics;
 use super::process;
 use super::wal::{WalFamilies, WalMetrics};
@@ -38,6 +39,14 @@ pub(super) struct Outcome {
     pub(super) tenant: String,
     pub(super) job: String,
     pub(super) operation: &'static str,
+    pub(super) result: &'static str,
+}
+
+/// How a drill ended: `ok` or `failed`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct Drilled {
+    pub(super) tenant: String,
+    pub(super) job: String,
     pub(super) result: &'static str,
 }
 
@@ -82,6 +91,14 @@ pub(super) struct Families {
     pub(super) running: Family<Job, Gauge>,
     pub(super) snapshots: Family<Job, Gauge>,
     pub(super) removed: Family<Job, Counter>,
+    pub(super) retention_alarms: Family<Job, Gauge>,
+    pub(super) drill_last_success: Family<Job, Number>,
+    pub(super) drill_last_run: Family<Job, Number>,
+    pub(super) drill_passed: Family<Job, Gauge>,
+    pub(super) drill_rpo: Family<Job, Number>,
+    pub(super) drill_rto: Family<Job, Number>,
+    pub(super) drill_max_age: Family<Job, Number>,
+    pub(super) drill_runs: Family<Drilled, Counter>,
     pub(super) wal: WalFamilies,
     jobs: Gauge,
     reload_good: Gauge,
@@ -161,8 +178,20 @@ impl Metrics {
             f.snapshots.clone(),
         );
         r.register("job_removed_snapshots", "Snapshots that retention removed", f.removed.clone());
+        r.register(
+            "job_retention_alarms",
+            "What the last retention found that a person should look at: WAL that may not be removed, snapshots from the future",
+            f.retention_alarms.clone(),
+        );
+        register_drills(r, &f);
         f.wal.register(r);
         Self { families: f, registry: Arc::new(registry) }
+    }
+
+    /// The drill metrics of one job.
+    #[must_use]
+    pub fn drill(&self, tenant: &str, job: &str) -> DrillMetrics {
+        DrillMetrics { families: Arc::clone(&self.families), job: Job { tenant: tenant.into(), job: job.into() } }
     }
 
     /// The metrics of one job.
@@ -200,6 +229,32 @@ impl Metrics {
         prometheus_client::encoding::text::encode(&mut out, &self.registry).ok();
         out
     }
+}
+
+fn register_drills(r: &mut Registry, f: &Families) {
+    r.register(
+        "drill_last_success_timestamp_seconds",
+        "When the newest drill that passed began, in seconds since 1970; looked up in the repository at start",
+        f.drill_last_success.clone(),
+    );
+    r.register("drill_last_run_timestamp_seconds", "When the last drill ended, however it ended", f.drill_last_run.clone());
+    r.register("drill_passed", "Whether the last drill passed (1) or failed (0)", f.drill_passed.clone());
+    r.register(
+        "drill_rpo_seconds",
+        "Recovery point that the newest good drill proved: the age of the newest data that came back",
+        f.drill_rpo.clone(),
+    );
+    r.register(
+        "drill_rto_seconds",
+        "Recovery time that the newest good drill proved: restore, recovery and checks",
+        f.drill_rto.clone(),
+    );
+    r.register(
+        "drill_max_age_seconds",
+        "Age at which the last good drill counts as stale, where the configuration sets one",
+        f.drill_max_age.clone(),
+    );
+    r.register("drill_runs", "Drills that ended, by result", f.drill_runs.clone());
 }
 
 /// The Prometheus text.

@@ -8,6 +8,7 @@
 //!
 //! State is passed in: [`Metrics`] and [`Health`] are cheap to clone and may be written from anywhere.
 
+mod drill;
 mod health;
 mod job;
 mod metrics;
@@ -16,6 +17,7 @@ mod server;
 mod text;
 mod wal;
 
+pub use drill::{DrillFigures, DrillMetrics};
 pub use health::Health;
 pub use job::{JobMetrics, Run};
 pub use metrics::Metrics;

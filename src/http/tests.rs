@@ -8,6 +8,14 @@ use crate::error::Kind;
 use crate::model::Time;
 use crate::runtime::{Cancel, Clock, TestClock};
 
+const GOOD_DRILL: DrillFigures = DrillFigures {
+    started: Time { secs: 6000, nanos: 0 },
+    ended: Time { secs: 6090, nanos: 0 },
+    ok: true,
+    rpo_seconds: Some(5.0),
+    rto_seconds: Some(90.0),
+};
+
 fn full() -> Metrics {
     let metrics = Metrics::new("1.2.3");
     metrics.jobs(2);
@@ -27,6 +35,10 @@ fn full() -> Metrics {
     });
     job.finished(&Run::new("prune", Time::new(2013, 0), Time::new(2014, 0), Some(Kind::Failed)));
     job.retained(14, 3);
+    job.retention_alarms(1);
+    let drill = metrics.drill("acme", "orders");
+    drill.wanted(Some(864_000.0));
+    drill.drilled(&GOOD_DRILL);
     let wal = metrics.wal("acme", "orders");
     wal.listening(true);
     wal.ready(3, 1.5);
@@ -92,6 +104,19 @@ fn a_wal_archive_shows_what_was_pushed_and_what_waits() {
 }
 
 #[test]
+fn a_failed_drill_keeps_what_the_last_good_one_proved() {
+    let metrics = full();
+    metrics.drill("acme", "orders").failed(Time::new(7000, 0));
+    let samples = samples(&text::prometheus(&metrics.open_metrics()));
+    let get = |name: &str| samples[&format!(r#"strongroom_drill_{name}{{tenant="acme",job="orders"}}"#)];
+    assert_eq!((get("passed"), get("last_success_timestamp_seconds"), get("last_run_timestamp_seconds")), (0.0, 6000.0, 7000.0));
+    assert_eq!((get("rpo_seconds"), get("rto_seconds"), get("max_age_seconds")), (5.0, 90.0, 864_000.0));
+    for result in ["ok", "failed"] {
+        assert_eq!(samples[&format!(r#"strongroom_drill_runs_total{{tenant="acme",job="orders",result="{result}"}}"#)], 1.0);
+    }
+}
+
+#[test]
 fn a_failed_run_keeps_the_figures_and_the_age_of_the_last_good_one() {
     let metrics = full();
     metrics.job("acme", "orders").finished(&Run::new("backup", Time::new(3000, 0), Time::new(3001, 0), Some(Kind::Unavailable)));
@@ -109,6 +134,7 @@ fn a_job_that_is_gone_leaves_nothing() {
     assert!(metrics.open_metrics().contains("acme"));
     metrics.job("acme", "orders").forget();
     metrics.wal("acme", "orders").forget();
+    metrics.drill("acme", "orders").forget();
     assert!(!metrics.open_metrics().contains("acme"), "{}", metrics.open_metrics());
 }
 

@@ -83,6 +83,23 @@ impl Clients {
                 .hint(format!("Install the client tools of PostgreSQL {major} or newer (package postgresql-client-{major}), or name their folder in {DIRS_VARIABLE}."))
         })
     }
+
+    /// The installation that can run a server of a major: exactly this one where `exact` (a data directory fits no other), else
+    /// the lowest that is not older.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`], naming what is installed and what to install.
+    pub fn server(&self, major: u32, exact: bool) -> Result<&Installed> {
+        let servers = || self.0.iter().filter(|f| f.dir.join("postgres").exists() && f.dir.join("initdb").exists());
+        let fits = |f: &&Installed| f.major == major || (!exact && f.major > major);
+        servers().find(fits).ok_or_else(|| {
+            let have: Vec<String> = servers().map(|f| format!("{} in {}", f.major, f.dir.display())).collect();
+            let have = if have.is_empty() { "none are installed".to_owned() } else { format!("installed: {}", have.join(", ")) };
+            Error::new(Kind::NotFound, format!("no PostgreSQL server programs of version {major} were found: {have}")).hint(format!(
+                "Install the server of PostgreSQL {major} (package postgresql-{major}), or name its folder in {DIRS_VARIABLE} or `drill.server_dirs`."
+            ))
+        })
+    }
 }
 
 fn usual_dirs() -> Vec<PathBuf> {

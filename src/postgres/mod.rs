@@ -26,6 +26,7 @@ pub use clients::Clients;
 pub use control::Control;
 pub use crc32c::{Crc32c, crc32c};
 pub use endpoint::{Endpoint, TargetAttrs};
+pub(crate) use explain::explain;
 pub use replication::Replication;
 pub use session::{ServerVersion, Session, connect, get, quote_ident};
 pub use settings::ConnectionSettings;

@@ -193,6 +193,12 @@ pub fn commented(text: &str, hit: impl Fn(&str, &str) -> bool) -> Option<(String
     (!found.is_empty()).then_some((out, found))
 }
 
+/// Whether a configuration file sets this, itself.
+#[must_use]
+pub fn sets(text: &str, name: &str) -> bool {
+    text.lines().any(|line| setting_of(line).is_some_and(|s| s.eq_ignore_ascii_case(name)))
+}
+
 fn is_of_recovery(name: &str) -> bool {
     OF_RECOVERY.iter().any(|r| r.eq_ignore_ascii_case(name))
 }

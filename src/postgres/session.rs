@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio_postgres::config::{Config, SslMode, SslNegotiation};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
-use tokio_postgres::{Client, Row};
+use tokio_postgres::{Client, Row, SimpleQueryMessage};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::endpoint::{Endpoint, Host, TargetAttrs};
@@ -238,6 +238,21 @@ impl Session {
     /// As [`Session::query`]; another number of rows.
     pub fn one(&self, sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<Row> {
         wait(&self.runtime, &self.cancel, QUESTION, async { self.client.query_one(sql, params).await.map_err(explain) })
+    }
+
+    /// Runs a query of somebody else's, for at most `limit`, and tells the values of its rows as text: one list a row.
+    ///
+    /// # Errors
+    /// As [`Session::query`].
+    pub fn texts(&self, sql: &str, limit: Duration) -> Result<Vec<Vec<Option<String>>>> {
+        let rows = wait(&self.runtime, &self.cancel, limit, async { self.client.simple_query(sql).await.map_err(explain) })?;
+        let mut out = Vec::new();
+        for message in rows {
+            if let SimpleQueryMessage::Row(row) = message {
+                out.push((0..row.len()).map(|i| row.get(i).map(str::to_owned)).collect());
+            }
+        }
+        Ok(out)
     }
 
     /// [`Session::one`] for questions that take their time, such as a checkpoint: at most `limit`.

@@ -48,14 +48,21 @@ impl Chunking {
 /// Blocks that no chunk refers to any more, for the next files: new memory costs a page fault every 4 KiB, and memory given
 /// back in pieces between others is never given back to the system.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Blocks(Arc<Mutex<Vec<Vec<u8>>>>);
+pub struct Blocks(Arc<Mutex<Vec<Vec<u8>>>>);
 
 impl Blocks {
     /// An empty one with room for `size` bytes.
-    fn take(&self, size: usize) -> Vec<u8> {
+    #[must_use]
+    pub fn take(&self, size: usize) -> Vec<u8> {
         let mut block = self.0.lock().pop().unwrap_or_default();
         block.reserve_exact(size);
         block
+    }
+
+    /// Its bytes, to be cut into chunks; the block comes back when the last of them is gone.
+    #[must_use]
+    pub fn share(&self, block: Vec<u8>) -> Bytes {
+        Bytes::from_owner(Shared { block, blocks: self.clone() })
     }
 }
 
@@ -154,7 +161,7 @@ impl Chunker {
             ends.push(at);
         }
         let block = std::mem::take(&mut self.block);
-        let block = Bytes::from_owner(Shared { block, blocks: self.blocks.clone() });
+        let block = self.blocks.share(block);
         self.rest = block.slice(at..);
         let mut start = 0;
         for end in ends {

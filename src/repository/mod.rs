@@ -41,7 +41,7 @@ use tokio::runtime::Handle;
 
 pub use adopt::adopt_orphans;
 pub use check::{CheckOptions, CheckProgress, CheckReport, ParseReadDataError, ReadData, check};
-pub use chunk::{Chunking, SMALL_FILE};
+pub use chunk::{Blocks, Chunking, SMALL_FILE};
 pub use config_file::ConfigFile;
 pub use index::{BlobPlace, BlobType, Index, IndexBuilder, IndexEntry, IndexFile, IndexedBlob, IndexedPack};
 pub use keys::KeyFile;

@@ -6,7 +6,8 @@
 use bytes::Bytes;
 use zstd::bulk::{Compressor, Decompressor};
 
-use super::index::{BlobType, IndexedBlob, IndexedPack};
+use super::index::{BlobPlace, BlobType, IndexedBlob, IndexedPack};
+use super::streamed;
 use crate::crypto::{MasterKey, sha256};
 use crate::error::{Context, Error, Kind, Result};
 use crate::model::Id;
@@ -136,6 +137,16 @@ impl Codec {
             return Err(damaged("is not what its name says"));
         }
         Ok(plain)
+    }
+}
+
+impl Codec {
+    /// Opens a stored blob only to see whether it is what its name says; a very large one in bounded memory.
+    pub(crate) fn check(&mut self, key: &MasterKey, id: &Id, stored: &[u8], place: &BlobPlace) -> Result<()> {
+        if streamed::is_large(place) {
+            return streamed::verify(key, id, stored, place);
+        }
+        self.open(key, id, stored, place.uncompressed).map(drop)
     }
 }
 

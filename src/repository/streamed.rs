@@ -10,7 +10,7 @@ use crate::crypto::{MasterKey, SEAL_OVERHEAD, Sha256};
 use crate::error::{Context, Error, Kind, Result};
 use crate::model::{Id, Node};
 
-/// Trees with more bytes than this (about 10,000 entries) are read as streams.
+/// Blobs with more bytes than this (trees of about 10,000 entries) are read as streams.
 const LARGE: u32 = 4 << 20;
 /// Bytes that an entry takes in a compressed tree, rather too many: room for them is taken at once, since a block that
 /// grows leaves holes behind. What is not needed is never touched.
@@ -18,7 +18,7 @@ const ENTRY: usize = 96;
 /// Bytes decompressed at a time.
 const PIECE: usize = 64 << 10;
 
-/// Whether the tree at this place is worth reading as a stream.
+/// Whether the blob at this place is worth reading as a stream.
 pub(super) fn is_large(place: &BlobPlace) -> bool {
     place.uncompressed > LARGE
 }
@@ -85,7 +85,20 @@ impl LargeTree {
     }
 }
 
-/// Hands over the entries of a stored tree, after it was checked against its name.
+/// Checks a stored blob for which [`is_large`] holds against its name.
+///
+/// # Errors
+/// [`Kind::Corrupt`] if it is damaged.
+pub(super) fn verify(key: &MasterKey, id: &Id, stored: &[u8], place: &BlobPlace) -> Result<()> {
+    let mut opened = plain(key, stored, true).map_err(|e| damaged(id, "does not decrypt").because(e))?;
+    let (found, length) = digest(&mut opened).map_err(|e| damaged(id, "does not decompress").because(e))?;
+    if found != *id || length != u64::from(place.uncompressed) {
+        return Err(damaged(id, "is not what its name says"));
+    }
+    Ok(())
+}
+
+/// Hands over the entries of a stored tree for which [`is_large`] holds, after it was checked against its name.
 ///
 /// # Errors
 /// [`Kind::Corrupt`] if it is damaged; the first error of `visit`.
@@ -96,16 +109,14 @@ pub(super) fn visit(
     place: &BlobPlace,
     visit: &mut dyn FnMut(Node) -> Result<()>,
 ) -> Result<()> {
-    let damaged = |why: &str| {
-        Error::new(Kind::Corrupt, format!("blob {id} {why}"))
-            .hint("Run `strongroom check --read-data` to see what is damaged; an older snapshot may be whole.")
-    };
-    let open = || plain(key, stored, true).map_err(|e| damaged("does not decrypt").because(e));
-    let (found, length) = digest(&mut open()?).map_err(|e| damaged("does not decompress").because(e))?;
-    if found != *id || length != u64::from(place.uncompressed) {
-        return Err(damaged("is not what its name says"));
-    }
-    tree::visit_tree_from(BufReader::with_capacity(PIECE, open()?), visit)
+    verify(key, id, stored, place)?;
+    let opened = plain(key, stored, true).map_err(|e| damaged(id, "does not decrypt").because(e))?;
+    tree::visit_tree_from(BufReader::with_capacity(PIECE, opened), visit)
+}
+
+fn damaged(id: &Id, why: &str) -> Error {
+    Error::new(Kind::Corrupt, format!("blob {id} {why}"))
+        .hint("Run `strongroom check --read-data` to see what is damaged; an older snapshot may be whole.")
 }
 
 /// Decrypts (and decompresses) while it is read.

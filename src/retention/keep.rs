@@ -21,13 +21,15 @@ pub struct Keep {
     pub yearly: Option<u32>,
     /// All that are at most this much older than the newest.
     pub within: Option<Duration>,
+    /// Any time up to this long ago stays recoverable: all that are younger, and the newest one that is not.
+    pub recovery_window: Option<Duration>,
 }
 
 impl Keep {
     /// Whether there is no rule, so that everything stays.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.counts().iter().all(|(_, n)| n.is_none()) && self.within.is_none()
+        self.counts().iter().all(|(_, n)| n.is_none()) && self.within.is_none() && self.recovery_window.is_none()
     }
 
     /// Refuses a zero: it looks like "keep none" and like "no limit", and would be neither.
@@ -37,6 +39,7 @@ impl Keep {
     pub fn validate(&self) -> Result<()> {
         let zero = self.counts().into_iter().find(|(_, n)| *n == Some(0)).map(|(name, _)| name);
         let zero = zero.or(self.within.is_some_and(|w| w.is_zero()).then_some("within"));
+        let zero = zero.or(self.recovery_window.is_some_and(|w| w.is_zero()).then_some("recovery_window"));
         match zero {
             None => Ok(()),
             Some(name) => Err(Error::new(Kind::Config, format!("`keep.{name}` is zero")).hint(format!(
@@ -50,6 +53,7 @@ impl Keep {
     pub fn describe(&self) -> String {
         let mut parts: Vec<String> = self.counts().iter().filter_map(|(name, n)| n.map(|n| format!("{n} {name}"))).collect();
         parts.extend(self.within.map(|w| format!("all within {}", text(w))));
+        parts.extend(self.recovery_window.map(|w| format!("any time of the last {}", text(w))));
         if parts.is_empty() { "everything".into() } else { parts.join(", ") }
     }
 

@@ -9,6 +9,14 @@
 //! zone (UTC where none is set). `within: d` keeps everything at most d older than the newest snapshot. A snapshot
 //! stays if any rule keeps it. No rule at all keeps everything.
 //!
+//! `recovery_window: d` keeps what recovery to any time of the last d needs: every snapshot that ended in that time, and
+//! the newest one that ended before it.
+//!
+//! **Systems.** Physical backups carry the identifier of their database system, and a system that was upgraded or made anew has
+//! another one. Rules are counted in each system's own history, by time and never by WAL position, so that the first
+//! backups after an upgrade push nothing out. A rule lets an older system go once the newer ones fill it by
+//! themselves: `last: 3` when they have three backups, `recovery_window: 14d` when they cover all of the 14 days.
+//!
 //! This is what `restic forget` does, with two differences. restic also keeps the very oldest snapshot while a rule
 //! has periods to spare; here adding an older snapshot never makes a newer one go. And restic groups by host and paths, while
 //! here the job's tag decides.
@@ -23,11 +31,20 @@
 //! - A plan that would remove an unusual share of a job's complete snapshots is refused unless forced
 //!   ([`Guards::max_removed`]).
 
+//!
+//! # WAL
+//! [`wal_need`] tells which part of a WAL archive some retained backup, running restore or recovery window still
+//! needs. What is in doubt is needed.
+
 mod keep;
+mod need;
 mod plan;
+mod system;
 
 pub use keep::{Keep, built_in};
+pub use need::{Base, Cluster, Hold, Lineage, Need, Needs, Stretch, System, wal_need};
 pub use plan::{Action, Candidate, Decision, Guards, Plan, plan};
+pub use system::SystemId;
 
 /// How far two clocks may differ, in seconds.
 pub const CLOCK_TOLERANCE_SECS: i64 = 300;

@@ -1,11 +1,10 @@
 //! The decision about every snapshot.
 
-use std::collections::BTreeMap;
-
 use jiff::tz::TimeZone;
 
 use super::CLOCK_TOLERANCE_SECS;
-use super::keep::{Keep, text};
+use super::keep::Keep;
+use super::system::{SystemId, kept_by_rules};
 use crate::error::{Error, Kind, Result};
 use crate::model::{Id, Time};
 
@@ -28,6 +27,8 @@ pub struct Candidate {
     pub hold: bool,
     /// Bytes of its files, to show what a plan is about.
     pub size: u64,
+    /// The database system a physical backup is of; `None` for everything else. Each system's history is judged on its own.
+    pub system: Option<SystemId>,
 }
 
 /// What happens to a snapshot.
@@ -184,58 +185,6 @@ pub fn plan(job: &str, snapshots: &[Candidate], keep: &Keep, guards: &Guards) ->
     }
     let refusal = refuse(job, &decisions, guards);
     Plan { decisions, alarms, refusal }
-}
-
-/// Which rules keep which of the complete snapshots, newest first. A period is recognised by its number; snapshots
-/// are sorted, so the first of a period is its newest.
-fn kept_by_rules(counted: &[&Candidate], keep: &Keep, guards: &Guards) -> BTreeMap<Id, Vec<String>> {
-    let mut kept: BTreeMap<Id, Vec<String>> = BTreeMap::new();
-    if keep.is_empty() {
-        kept.extend(counted.iter().map(|c| (c.id, vec!["the job has no retention rule".to_owned()])));
-        return kept;
-    }
-    // What no calendar can place is never removed.
-    let unplaced = counted.iter().filter(|c| c.time.to_jiff().is_none());
-    kept.extend(unplaced.map(|c| (c.id, vec!["its date is outside the calendar".to_owned()])));
-    for (name, count) in keep.counts() {
-        let Some(count) = count else { continue };
-        let (mut used, mut current) = (0, None);
-        for (i, c) in counted.iter().enumerate() {
-            let period = if name == "last" { Some(i as i64) } else { period(name, c.time, &guards.zone) };
-            let Some(period) = period else { continue };
-            if current == Some(period) {
-                continue;
-            }
-            if used == count {
-                break;
-            }
-            current = Some(period);
-            used += 1;
-            kept.entry(c.id).or_default().push(format!("{name} {used} of {count}"));
-        }
-    }
-    if let (Some(within), Some(newest)) = (keep.within, counted.first()) {
-        for c in counted.iter().take_while(|c| newest.time.seconds_since(c.time) <= within.as_secs_f64()) {
-            kept.entry(c.id).or_default().push(format!("within {}", text(within)));
-        }
-    }
-    kept
-}
-
-/// A number that is the same for all times of one period and different for neighbouring periods.
-fn period(name: &str, time: Time, zone: &TimeZone) -> Option<i64> {
-    let civil = zone.to_datetime(time.to_jiff()?);
-    let (year, month, day) = (i64::from(civil.year()), i64::from(civil.month()), i64::from(civil.day()));
-    Some(match name {
-        "hourly" => ((year * 12 + month) * 31 + day) * 24 + i64::from(civil.hour()),
-        "daily" => (year * 12 + month) * 31 + day,
-        "weekly" => {
-            let week = civil.date().iso_week_date();
-            i64::from(week.year()) * 53 + i64::from(week.week())
-        }
-        "monthly" => year * 12 + month,
-        _ => year,
-    })
 }
 
 fn refuse(job: &str, decisions: &[Decision], guards: &Guards) -> Option<Error> {

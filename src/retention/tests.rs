@@ -20,7 +20,17 @@ fn id(n: u32) -> Id {
 }
 
 fn snapshot(n: u32, time: Time) -> Candidate {
-    Candidate { id: id(n), time, end: None, job: Some("main".into()), complete: true, altered: false, hold: false, size: 1 }
+    Candidate {
+        id: id(n),
+        time,
+        end: None,
+        job: Some("main".into()),
+        complete: true,
+        altered: false,
+        hold: false,
+        size: 1,
+        system: None,
+    }
 }
 
 fn all(times: &[&str]) -> Vec<Candidate> {
@@ -246,17 +256,71 @@ fn rules_are_checked_and_described() {
     assert!(built_in("daily").is_some() && built_in("nightly").is_none());
 }
 
+/// Backups of system `n` at these times, each whole an hour after it began.
+fn of_system(n: u64, first: u32, times: &[&str]) -> Vec<Candidate> {
+    let made = |(n, text): (u32, &&str)| snapshot(n, t(text));
+    let with = |c: Candidate| Candidate {
+        system: Some(SystemId { major: 16, identifier: n }),
+        end: Some(Time::new(c.time.secs + 3600, 0)),
+        ..c
+    };
+    (first..).zip(times).map(made).map(with).collect()
+}
+
+#[test]
+fn the_snapshot_that_a_recovery_window_begins_with_stays() {
+    let list = of_system(1, 0, &["2026-11-01T02:00:00Z", "2026-11-08T02:00:00Z", "2026-11-15T02:00:00Z", "2026-11-20T02:00:00Z"]);
+    let keep = |days: u64| Keep { recovery_window: Some(Duration::from_secs(days * 86_400)), ..none() };
+    // The window of 10 days begins on the 11th, which only the backup of the 8th leads to.
+    assert_eq!(kept(&list, &keep(10), &guards()), ["2026-11-20T02:00:00Z", "2026-11-15T02:00:00Z", "2026-11-08T02:00:00Z"]);
+    assert_eq!(kept(&list, &keep(1), &guards()), ["2026-11-20T02:00:00Z"], "which ended before the window began");
+    // What ended in the window does not lead to its begin, whenever it was begun.
+    let mut list = list;
+    list[3].end = Some(t("2026-11-20T12:00:01Z"));
+    assert_eq!(kept(&list, &keep(1), &guards()), ["2026-11-20T02:00:00Z", "2026-11-15T02:00:00Z"]);
+    let why = &plan("main", &list, &keep(1), &guards()).decisions[1].reasons;
+    assert_eq!(why, &["where the recovery window of 1d begins"]);
+    assert_eq!(keep(14).describe(), "any time of the last 14d");
+    assert!(keep(0).validate().unwrap_err().report().contains("keep.recovery_window"));
+}
+
+#[test]
+fn an_upgrade_pushes_nothing_out_until_the_new_system_fills_the_rule() {
+    let old = of_system(1, 0, &["2026-11-01T02:00:00Z", "2026-11-08T02:00:00Z", "2026-11-15T02:00:00Z"]);
+    let with = |times: &[&str]| [old.clone(), of_system(2, 10, times)].concat();
+    let last = Keep { last: Some(2), ..none() };
+    let one = with(&["2026-11-16T02:00:00Z"]);
+    assert_eq!(kept(&one, &last, &guards()), ["2026-11-16T02:00:00Z", "2026-11-15T02:00:00Z", "2026-11-08T02:00:00Z"]);
+    let why = &plan("main", &one, &last, &guards()).decisions[1].reasons;
+    assert_eq!(why, &["last 1 of 2 of system 16-1"]);
+    let two = with(&["2026-11-16T02:00:00Z", "2026-11-17T02:00:00Z"]);
+    assert_eq!(kept(&two, &last, &guards()), ["2026-11-17T02:00:00Z", "2026-11-16T02:00:00Z"]);
+    // Of a window, the old system's part stays as long as the window reaches back to it.
+    let window = |days: u64| Keep { recovery_window: Some(Duration::from_secs(days * 86_400)), ..none() };
+    assert_eq!(
+        kept(&two, &window(6), &guards()),
+        ["2026-11-17T02:00:00Z", "2026-11-16T02:00:00Z", "2026-11-15T02:00:00Z"],
+        "the window begins on the 15th"
+    );
+    assert_eq!(kept(&two, &window(5), &guards()), ["2026-11-17T02:00:00Z", "2026-11-16T02:00:00Z"]);
+    let within = Keep { within: Some(Duration::from_secs(86_400)), ..none() };
+    assert_eq!(kept(&one, &within, &guards()), ["2026-11-16T02:00:00Z", "2026-11-15T02:00:00Z"]);
+    assert_eq!(kept(&two, &within, &guards()), ["2026-11-17T02:00:00Z", "2026-11-16T02:00:00Z"]);
+}
+
 fn keeps() -> impl Strategy<Value = Keep> {
     let n = || prop::option::weighted(0.4, 1u32..6);
-    (n(), n(), n(), n(), n(), n(), prop::option::weighted(0.3, 1u64..40 * 86_400)).prop_map(
-        |(last, hourly, daily, weekly, monthly, yearly, within)| Keep {
+    let d = || prop::option::weighted(0.3, 1u64..40 * 86_400).prop_map(|d| d.map(Duration::from_secs));
+    (n(), n(), n(), n(), n(), n(), d(), d()).prop_map(
+        |(last, hourly, daily, weekly, monthly, yearly, within, recovery_window)| Keep {
             last,
             hourly,
             daily,
             weekly,
             monthly,
             yearly,
-            within: within.map(Duration::from_secs),
+            within,
+            recovery_window,
         },
     )
 }
@@ -265,12 +329,14 @@ fn keeps() -> impl Strategy<Value = Keep> {
 fn snapshots() -> impl Strategy<Value = Vec<Candidate>> {
     let age = prop_oneof![4 => 0i64..30 * 86_400, 3 => 0i64..900 * 86_400, 1 => -86_400i64..0];
     let job = prop_oneof![8 => Just(Some("main".to_owned())), 1 => Just(Some("other".to_owned())), 1 => Just(None)];
-    let one = (age, job, prop::bool::weighted(0.8), prop::bool::weighted(0.1), prop::bool::weighted(0.1));
+    let system = prop::option::weighted(0.5, (0u64..2).prop_map(|identifier| SystemId { major: 17, identifier }));
+    let one = (age, job, prop::bool::weighted(0.8), prop::bool::weighted(0.1), prop::bool::weighted(0.1), system);
     prop::collection::vec(one, 0..40).prop_map(|list| {
         let now = t(NOW).secs;
         (0..)
             .zip(list)
-            .map(|(n, (age, job, complete, hold, altered))| Candidate {
+            .map(|(n, (age, job, complete, hold, altered, system))| Candidate {
+                system,
                 job,
                 complete,
                 hold,
@@ -306,12 +372,13 @@ proptest! {
     }
 
     #[test]
-    fn a_looser_rule_removes_no_more(list in snapshots(), keep in keeps(), more in 1u32..4, which in 0usize..7) {
+    fn a_looser_rule_removes_no_more(list in snapshots(), keep in keeps(), more in 1u32..4, which in 0usize..8) {
         prop_assume!(!keep.is_empty());
         let mut looser = keep;
         let counts = [&mut looser.last, &mut looser.hourly, &mut looser.daily, &mut looser.weekly, &mut looser.monthly, &mut looser.yearly];
         match counts.into_iter().nth(which) {
             Some(n) => *n = Some(n.unwrap_or(0) + more),
+            None if which == 6 => looser.recovery_window = Some(looser.recovery_window.unwrap_or_default() + Duration::from_secs(u64::from(more) * 86_400)),
             None => looser.within = Some(looser.within.unwrap_or_default() + Duration::from_secs(u64::from(more) * 86_400)),
         }
         prop_assert!(removed(&list, &looser).is_subset(&removed(&list, &keep)));

@@ -129,7 +129,8 @@ impl Folder {
         // First, so that nobody takes what is about to go for a fault.
         self.record_expiry(&plan.below).await?;
         let store = &self.objects().store;
-        let removals = stream::iter(&plan.keys).map(|key| async move { store.delete(key).await });
+        // Owned, so that whoever awaits this may do so in a task.
+        let removals = stream::iter(plan.keys.clone()).map(|key| async move { store.delete(&key).await });
         removals.buffered(AT_ONCE).try_collect::<()>().await.context(|| format!("expire WAL in {}", self.path()))
     }
 }

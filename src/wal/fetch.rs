@@ -118,16 +118,37 @@ impl Folder {
         if tips.is_empty() || mode != Mode::Recovery {
             return Ok(missing("there is neither this segment nor a later one"));
         }
-        // Behind the place where a descendant left, it is no part of that one's past.
-        let start = name.start(size);
-        let limit = identity.first_departure(name.timeline, start).map_or(size.bytes(), |lsn| lsn.0 - start.0);
-        let (out, end) = self.assemble(name, tips, limit.min(size.bytes()), out).await?;
+        let limit = self.tip_limit(&identity, name).await?;
+        let (out, end) = self.assemble(name, tips, limit, out).await?;
         if end == 0 {
-            return Ok(missing("what there is of it does not begin at its beginning, or belongs to no later timeline"));
+            return Ok(missing("what there is of it does not begin at its beginning, or is no part of a later timeline's past"));
         }
         let padding = size.bytes() - end;
         blocking(move || pad(out, padding).context(|| "write the segment")).await?;
         Ok(Fetched::Unfinished { until: tip_position(name, size, end) })
+    }
+
+    /// How many bytes of an unfinished segment may be served. What lies behind the place where another timeline left is no part of
+    /// that one's past, and a recovery to it must not see it. It does not ask, once there is that one's own copy of the segment: then only
+    /// recoveries that stay on this timeline do, and get everything.
+    async fn tip_limit(&self, identity: &Identity, name: SegmentName) -> Result<u64> {
+        let size = identity.segment_size;
+        let (start, mut limit) = (name.start(size), size.bytes());
+        for (child, switch) in identity.departures(name.timeline) {
+            let Some(offset) = switch.0.checked_sub(start.0).filter(|offset| *offset < limit) else { continue };
+            let copy = name.on(child);
+            let prefix = self.names().of_segment(copy);
+            let mut listing = self.objects().store.list(&prefix);
+            let mut has_copy = false;
+            while let Some(meta) = listing.try_next().await? {
+                let entry = self.names().parse(&meta.key);
+                has_copy |= entry == Some(Entry::File(WalFile::Segment(copy))) || entry == Some(Entry::Tip(copy, 0));
+            }
+            if !has_copy {
+                limit = offset;
+            }
+        }
+        Ok(limit)
     }
 
     /// A server asks for one history file after the other until one is missing, so a missing one hides all later timelines.

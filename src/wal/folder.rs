@@ -1,6 +1,6 @@
 //! The WAL of one system: its identity object, and what push and fetch share.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,8 +33,8 @@ struct Inner {
     /// As last read or written; timelines in it stay true for ever.
     known: Mutex<Option<Identity>>,
     noted: Mutex<Noted>,
-    /// Tips of segments that are not stored yet, sent by this process.
-    tips: Mutex<BTreeMap<SegmentName, Vec<u64>>>,
+    /// Tips of segments that are not stored yet, sent or seen by this process.
+    tips: Mutex<BTreeMap<SegmentName, BTreeSet<u64>>>,
 }
 
 /// The newest segments, not yet in the identity object.
@@ -85,7 +85,7 @@ impl Folder {
         &self.0.objects
     }
 
-    pub(super) fn tips_sent(&self) -> &Mutex<BTreeMap<SegmentName, Vec<u64>>> {
+    pub(super) fn tips_sent(&self) -> &Mutex<BTreeMap<SegmentName, BTreeSet<u64>>> {
         &self.0.tips
     }
 

@@ -99,11 +99,11 @@ impl SegmentHeader {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
     use super::*;
 
     /// The first page of a segment as a server of major 17 writes it.
-    pub(crate) fn header(name: SegmentName, size: SegmentSize, system: u64) -> Vec<u8> {
+    fn header(name: SegmentName, size: SegmentSize, system: u64) -> Vec<u8> {
         let mut page = vec![0; HEADER_SIZE];
         page[..2].copy_from_slice(&0xD116u16.to_le_bytes());
         page[2..4].copy_from_slice(&LONG.to_le_bytes());

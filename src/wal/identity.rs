@@ -5,6 +5,8 @@
 //!
 //! Version history: 1 = this.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::names::SystemId;
@@ -218,19 +220,18 @@ impl Identity {
 
     /// Where descendants left this timeline, if one did behind `position`: then WAL of it up to there was written once.
     pub(super) fn left_after(&self, timeline: Timeline, position: Lsn) -> Option<(Timeline, Lsn)> {
-        self.departures(timeline).find(|(_, switch)| *switch > position)
+        self.departures(timeline).into_iter().find(|(_, switch)| *switch > position)
     }
 
-    /// The first position at or behind `position` at which a descendant left this timeline.
-    pub(super) fn first_departure(&self, timeline: Timeline, position: Lsn) -> Option<Lsn> {
-        self.departures(timeline).map(|(_, switch)| switch).filter(|switch| *switch >= position).min()
-    }
-
-    fn departures(&self, timeline: Timeline) -> impl Iterator<Item = (Timeline, Lsn)> {
-        self.timelines.iter().filter_map(move |k| {
-            let left = k.ancestors.as_deref()?.iter().find(|a| a.timeline == timeline)?;
-            Some((k.timeline, left.switch))
-        })
+    /// The timelines that left this one directly, each with where it did.
+    pub(super) fn departures(&self, timeline: Timeline) -> BTreeMap<Timeline, Lsn> {
+        let departures = self.timelines.iter().filter_map(|known| {
+            let ancestors = known.ancestors.as_deref()?;
+            let at = ancestors.iter().position(|a| a.timeline == timeline)?;
+            let child = ancestors.get(at + 1).map_or(known.timeline, |a| a.timeline);
+            Some((child, ancestors.get(at)?.switch))
+        });
+        departures.collect()
     }
 }
 
@@ -324,7 +325,7 @@ mod tests {
             assert!(known.path((Timeline(from.0), Lsn(from.1)), (Timeline(to.0), Some(Lsn(to.1)))).is_err(), "{from:?} {to:?}");
         }
         assert_eq!(known.left_after(Timeline(1), Lsn(60)), Some((Timeline(4), Lsn(70))));
-        assert_eq!(known.first_departure(Timeline(1), Lsn(40)), Some(Lsn(50)));
-        assert_eq!(known.first_departure(Timeline(3), Lsn(40)), None);
+        let left = |timeline| known.departures(Timeline(timeline)).into_iter().map(|(t, at)| (t.0, at.0)).collect::<Vec<_>>();
+        assert_eq!((left(1), left(2), left(3)), (vec![(2, 50), (4, 70)], vec![(3, 90)], vec![]));
     }
 }

@@ -4,10 +4,11 @@
 //! once the segment is stored, its tips are removed. Recovery puts them together and pads them with zeros, which is what an
 //! unfinished segment looks like to the server.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::io::Write;
 
 use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt, stream};
 
 use super::folder::Folder;
 use super::header::{HEADER_SIZE, SegmentHeader};
@@ -17,6 +18,9 @@ use super::push::{Pushed, conflict};
 use crate::crypto::Content;
 use crate::error::{Context, Error, Kind, Result};
 use crate::model::{Lsn, SegmentName};
+
+/// Tips read or removed at once: there may be one for every few seconds of a quiet day.
+const AT_ONCE: usize = 8;
 
 impl Folder {
     /// Stores `bytes`, which stand `offset` bytes from the beginning of a segment that is not finished. Its timeline must be
@@ -48,7 +52,7 @@ impl Folder {
         let mut pushed = Pushed::Same;
         while offset < end {
             let key = self.names().tip(segment, offset)?;
-            self.tips_sent().lock().await.entry(segment).or_default().push(offset);
+            self.tips_sent().lock().await.entry(segment).or_default().insert(offset);
             let created = self.objects().create(&key, Source::Bytes(bytes.clone()), self.archive().codec()).await?;
             if let Created::New(_) = created {
                 return Ok(Pushed::Stored);
@@ -74,6 +78,8 @@ impl Folder {
     /// The store's failures; [`Kind::Corrupt`].
     pub async fn tip_end(&self, segment: SegmentName) -> Result<u64> {
         let tips = self.list_tips(segment).await?;
+        // So that they are removed with those that follow.
+        self.tips_sent().lock().await.entry(segment).or_default().extend(&tips);
         let (_, end) = self.assemble(segment, tips, u64::MAX, std::io::sink()).await?;
         Ok(end)
     }
@@ -89,13 +95,19 @@ impl Folder {
         let mut end = 0u64;
         // What the previous one held, to compare where two overlap.
         let mut last: (u64, Vec<u8>) = (0, Vec::new());
-        let sorted: BTreeMap<u64, ()> = tips.into_iter().map(|o| (o, ())).collect();
-        for offset in sorted.into_keys() {
+        let sorted: BTreeSet<u64> = tips.into_iter().collect();
+        let reads = stream::iter(sorted).map(|offset| async move {
+            let key = self.names().tip(segment, offset)?;
+            let bytes = self.objects().bytes(&key).await?;
+            Ok::<_, Error>((offset, key, bytes))
+        });
+        let mut reads = reads.buffered(AT_ONCE);
+        while let Some(read) = reads.next().await {
+            let (offset, key, bytes) = read?;
+            let Some(bytes) = bytes else { break };
             if offset > end || end >= limit {
                 break;
             }
-            let key = self.names().tip(segment, offset)?;
-            let Some(bytes) = self.objects().bytes(&key).await? else { break };
             let known = last.1.get(usize::try_from(offset.saturating_sub(last.0)).unwrap_or(usize::MAX)..).unwrap_or_default();
             let common = known.len().min(bytes.len());
             if known.get(..common) != bytes.get(..common) {
@@ -105,15 +117,14 @@ impl Folder {
             if reach > end {
                 let from = usize::try_from(end - offset).unwrap_or(usize::MAX);
                 let to = usize::try_from(limit.min(reach) - offset).unwrap_or(usize::MAX);
-                let tip = std::sync::Arc::new(bytes);
-                let new = tip.clone();
-                out = blocking(move || {
-                    out.write_all(new.get(from..to).unwrap_or_default()).context(|| "write the segment")?;
-                    Ok(out)
-                })
-                .await?;
+                let written = blocking(move || {
+                    out.write_all(bytes.get(from..to).unwrap_or_default()).context(|| "write the segment")?;
+                    Ok((out, bytes))
+                });
+                let bytes;
+                (out, bytes) = written.await?;
                 end = limit.min(reach);
-                last = (offset, std::sync::Arc::try_unwrap(tip).unwrap_or_default());
+                last = (offset, bytes);
             }
         }
         Ok((out, end))
@@ -131,7 +142,6 @@ impl Folder {
     }
 
     async fn list_tips(&self, segment: SegmentName) -> Result<Vec<u64>> {
-        use futures::TryStreamExt;
         let prefix = self.names().tips(segment);
         let listed: Vec<_> = self.objects().store.list(&prefix).try_collect().await?;
         Ok(listed
@@ -143,15 +153,16 @@ impl Folder {
             .collect())
     }
 
-    /// Removes the tips that this process sent of a segment that is stored now. Others are removed by expiry.
+    /// Removes the tips that this process sent or saw of a segment that is stored now. Others are removed by expiry.
     pub(super) async fn drop_tips(&self, segment: SegmentName) {
         let Some(offsets) = self.tips_sent().lock().await.remove(&segment) else { return };
-        for offset in offsets {
-            let Ok(key) = self.names().tip(segment, offset) else { continue };
+        let removals = stream::iter(offsets).map(|offset| async move {
+            let Ok(key) = self.names().tip(segment, offset) else { return };
             if let Err(e) = self.objects().store.delete(&key).await {
                 tracing::debug!("a tip stays until WAL is expired: {}", e.chain());
             }
-        }
+        });
+        removals.buffer_unordered(AT_ONCE).collect::<()>().await;
     }
 }
 

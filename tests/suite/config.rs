@@ -111,6 +111,7 @@ fn the_example_is_valid_and_fits_the_schema() {
     // Commented settings of the example are offers; each must be one that exists.
     let offers = EXAMPLE.replace("      # orders:", "      orders:").replace("      #   ", "        ");
     let offers = offers
+        .replace("      # cluster:", "      cluster:")
         .replace("      # broker:", "      broker:")
         .replace("# http:", "http:")
         .replace("  # quiet_hours", "  quiet_hours");

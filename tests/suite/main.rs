@@ -9,6 +9,7 @@ mod command;
 mod config;
 mod daemon;
 mod documents;
+mod drill;
 mod engine;
 mod faults;
 mod judges;

@@ -9,7 +9,7 @@ pub struct ArchiveStats {
     pub files_new: AtomicU64,
     /// Files that differ from the parent's.
     pub files_changed: AtomicU64,
-    /// Files taken from the parent unread.
+    /// Files that are as the parent's: of a volume taken over unread, of a base backup read and found to add nothing.
     pub files_unmodified: AtomicU64,
     /// Directories that the parent did not have.
     pub dirs_new: AtomicU64,

@@ -6,8 +6,8 @@ use async_trait::async_trait;
 use tracing::Instrument as _;
 
 use super::scheduler::{Entry, Limits};
-use super::turn::{Ended, Loaded, Task};
-use crate::app::{Context, check_commands, job, wal};
+use super::turn::{DRILL, Ended, Loaded, Task};
+use crate::app::{Context, check_commands, drill, heartbeat, job, wal};
 use crate::config::Settings;
 use crate::config::settings::{Http, Job, WalJob};
 use crate::error::Result;
@@ -43,7 +43,10 @@ impl Builder {
         let at_once = limits.total.min(jobs.len()).max(1);
         let share = budget / at_once as u64;
         let entries: Result<Vec<_>> = jobs.into_iter().map(|job| self.entry(&ctx, job, share)).collect();
-        let entries = entries?;
+        let mut entries = entries?;
+        for job in ctx.settings().tenants.values().flat_map(|t| t.jobs.values()) {
+            entries.extend(self.drill(&ctx, job)?);
+        }
         let bases = |archive: &WalJob| -> Vec<Arc<dyn wal::rebase::BaseJob>> {
             let of_cluster =
                 |job: &&Job| matches!(&job.source, SourceSettings::PgBase(s) if s.cluster == archive.settings.cluster);
@@ -54,7 +57,8 @@ impl Builder {
         if entries.is_empty() && services.is_empty() {
             tracing::warn!("the configuration has no jobs");
         }
-        Ok(Loaded { entries, limits, services })
+        let heartbeats = heartbeat::of(&ctx);
+        Ok(Loaded { entries, limits, services, heartbeats })
     }
 
     fn entry(&self, ctx: &Context, job: &Job, memory: u64) -> Result<Entry<Arc<dyn Task>>> {
@@ -68,6 +72,81 @@ impl Builder {
     fn backup(&self, ctx: &Context, job: &Job, memory: u64) -> Backup {
         let metrics = self.metrics.job(job.tenant.as_str(), job.name.as_str());
         Backup { ctx: ctx.clone(), job: job.clone(), metrics, memory }
+    }
+}
+
+impl Builder {
+    /// The drills of a job, where they have a schedule.
+    fn drill(&self, ctx: &Context, job: &Job) -> Result<Option<Entry<Arc<dyn Task>>>> {
+        let metrics = self.metrics.drill(job.tenant.as_str(), job.name.as_str());
+        if !drill::is_expected(job) {
+            metrics.forget();
+            return Ok(None);
+        }
+        metrics.wanted(job.drill.max_age.map(|d| d.as_secs_f64()));
+        let name = format!("{}{DRILL}", job.selector());
+        let quiet = ctx.settings().limits.quiet_hours.clone();
+        let schedule = Schedule::new(&job.drill.schedule, &name, std::time::Duration::ZERO, 0, quiet)?;
+        let store = store_name(&ctx.tenant(&job.tenant)?.repository.store);
+        Ok(Some(Entry { name, store, schedule, task: Arc::new(Drill { ctx: ctx.clone(), job: job.clone(), metrics }) }))
+    }
+}
+
+/// Drills a job of the configuration.
+struct Drill {
+    ctx: Context,
+    job: Job,
+    metrics: crate::http::DrillMetrics,
+}
+
+impl std::fmt::Debug for Drill {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "drill of {}", self.job.selector())
+    }
+}
+
+#[async_trait]
+impl Task for Drill {
+    async fn last_success(&self) -> Result<Option<Time>> {
+        drill::learn(&self.ctx, &self.job, &self.metrics).await
+    }
+
+    async fn run(&self, due: Time, cancel: &Cancel) -> Ended {
+        let ctx = self.ctx.with_cancel(cancel.clone());
+        let options = drill::Options { due: Some(due), metrics: Some(self.metrics.clone()), ..drill::Options::default() };
+        match drill::run(&ctx, &self.job, &options).await {
+            Ok(drill::Outcome::Already(begun)) => {
+                tracing::info!("drilled already by another process, which began at {begun}");
+                Ended::Done(begun)
+            }
+            Ok(drill::Outcome::Elsewhere(who)) => {
+                tracing::info!("being drilled elsewhere: {who}");
+                Ended::Elsewhere
+            }
+            Ok(drill::Outcome::Drilled(report)) => match report.error() {
+                None => {
+                    let seconds = |s: Option<f64>| s.map_or_else(|| "?".to_owned(), |s| format!("{s:.1} s"));
+                    tracing::info!(
+                        "the drill passed: recovery point {}, recovery time {}",
+                        seconds(report.rpo_seconds),
+                        seconds(report.rto_seconds)
+                    );
+                    Ended::Done(report.started)
+                }
+                Some(e) => {
+                    tracing::error!("{}", e.report());
+                    Ended::Failed
+                }
+            },
+            Err(e) if cancel.is_cancelled() => {
+                tracing::info!("stopped: {}", e.chain());
+                Ended::Failed
+            }
+            Err(e) => {
+                tracing::error!("the drill could not be made: {}", e.report());
+                Ended::Failed
+            }
+        }
     }
 }
 

@@ -142,7 +142,7 @@ fn entry(text: &str, fake: Fake) -> Entry<Arc<dyn Task>> {
 }
 
 fn loaded(entries: Vec<Entry<Arc<dyn Task>>>) -> Loaded {
-    Loaded { entries, limits: Limits { total: 4, per_store: 4 }, services: Services::default() }
+    Loaded { entries, limits: Limits { total: 4, per_store: 4 }, services: Services::default(), heartbeats: Vec::new() }
 }
 
 struct Daemon {
@@ -226,7 +226,10 @@ async fn limits_hold_and_nothing_starves() {
     let entries = (0..9).map(|i| entry("0 2 * * *", fake(&world, &format!("a/j{i}")))).collect();
     let now = t("2026-11-21T00:00:00Z");
     world.done.lock().extend((0..9).map(|i| (format!("a/j{i}"), now)));
-    let d = daemon(&world, Loaded { entries, limits: Limits { total: 3, per_store: 9 }, services: Services::default() });
+    let d = daemon(
+        &world,
+        Loaded { entries, limits: Limits { total: 3, per_store: 9 }, services: Services::default(), heartbeats: Vec::new() },
+    );
     hours(1).await;
     assert_eq!(world.at_once.lock().1, 3);
     let said = world.said();
@@ -242,7 +245,10 @@ async fn a_busy_store_does_not_hold_up_another() {
     entries[3].store = "other".into();
     let now = t("2026-11-21T00:00:00Z");
     world.done.lock().extend((0..4).map(|i| (format!("a/j{i}"), now)));
-    let _d = daemon(&world, Loaded { entries, limits: Limits { total: 4, per_store: 1 }, services: Services::default() });
+    let _d = daemon(
+        &world,
+        Loaded { entries, limits: Limits { total: 4, per_store: 1 }, services: Services::default(), heartbeats: Vec::new() },
+    );
     hours(1).await;
     assert_eq!(world.said(), ["02:00:00 a/j0 begins", "02:00:00 a/j3 begins", "02:01:00 a/j1 begins", "02:02:00 a/j2 begins"]);
 }

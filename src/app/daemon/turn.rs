@@ -12,9 +12,10 @@ use tokio::task::JoinSet;
 use tracing::Instrument;
 
 use super::scheduler::{Due, Entry, Limits, Scheduler, Settled};
-use crate::app::wal;
+use crate::app::{heartbeat, wal};
+use crate::config::settings::{Heartbeat, Job};
 use crate::error::{Error, Kind, Result};
-use crate::http::{Health, Metrics};
+use crate::http::{Health, JobMetrics, Metrics};
 use crate::model::Time;
 use crate::runtime::{Cancel, Clock};
 
@@ -24,6 +25,9 @@ const LOOK: Duration = Duration::from_secs(20);
 const LOOKUPS: usize = 2;
 /// Between two questions to a repository that did not answer: at first, and at most.
 const LOOKUP_PAUSE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(300));
+
+/// Ends the names of drills, which are entries beside their jobs. No job's name ends like this.
+pub(super) const DRILL: &str = " (drill)";
 
 /// What the daemon does with a job. Cheap to clone behind its [`Arc`].
 #[async_trait]
@@ -55,6 +59,8 @@ pub(super) enum Ended {
 pub(super) struct Loaded {
     pub(super) entries: Vec<Entry<Arc<dyn Task>>>,
     pub(super) limits: Limits,
+    /// Rows with the time to be written, by whom.
+    pub(super) heartbeats: Vec<(Job, Heartbeat)>,
     /// What runs all the time beside the scheduled jobs: started when this is put in force, ended when the next one is.
     pub(super) services: wal::daemon::Services,
 }
@@ -89,6 +95,8 @@ pub(super) struct Turn {
     /// Jobs with a lookup under way: its number, and what ends it.
     asked: BTreeMap<String, (u64, Cancel)>,
     asked_count: u64,
+    /// What the configuration in force writes besides, and what ends that.
+    beats: (JoinSet<()>, Cancel),
     services: wal::daemon::Running,
 }
 
@@ -105,6 +113,7 @@ impl Turn {
             at_once: Arc::new(Semaphore::new(LOOKUPS)),
             asked: BTreeMap::new(),
             asked_count: 0,
+            beats: (JoinSet::new(), Cancel::new()),
             services: wal::daemon::Running::default(),
         }
     }
@@ -146,28 +155,47 @@ impl Turn {
 
     fn replace(&mut self, loaded: Loaded) {
         let now = self.clock.now();
+        self.beat(loaded.heartbeats);
         let names: Vec<String> = loaded.entries.iter().map(|e| e.name.clone()).collect();
         let tasks: Vec<(String, Arc<dyn Task>)> = loaded.entries.iter().map(|e| (e.name.clone(), e.task.clone())).collect();
         let (new, gone) = self.scheduler.replace(loaded.entries, loaded.limits, now);
         self.services.replace(loaded.services);
-        self.metrics.jobs(names.len());
+        self.metrics.jobs(names.iter().filter(|n| !n.ends_with(DRILL)).count());
         self.metrics.reloaded(now);
         for name in &gone {
             if let Some((_, lookup)) = self.asked.remove(name) {
                 lookup.cancel();
             }
-            if let Some((tenant, job)) = name.split_once('/') {
-                self.metrics.job(tenant, job).forget();
+            match (self.job_metrics(name), name.strip_suffix(DRILL).and_then(|n| n.split_once('/'))) {
+                (Some(metrics), _) => metrics.forget(),
+                (None, Some((tenant, job))) => self.metrics.drill(tenant, job).forget(),
+                (None, None) => {}
             }
         }
         for (name, task) in tasks {
-            let Some((tenant, job)) = name.split_once('/') else { continue };
-            let metrics = self.metrics.job(tenant, job);
-            metrics.next_run(None);
+            let metrics = self.job_metrics(&name);
+            metrics.iter().for_each(|m| m.next_run(None));
             if new.contains(&name) {
-                metrics.known();
+                metrics.iter().for_each(JobMetrics::known);
                 self.ask(name, task);
             }
+        }
+    }
+
+    /// The metrics of a backup; a drill writes its own.
+    fn job_metrics(&self, name: &str) -> Option<JobMetrics> {
+        let (tenant, job) = name.split_once('/').filter(|_| !name.ends_with(DRILL))?;
+        Some(self.metrics.job(tenant, job))
+    }
+
+    /// Writes these heartbeats from now on, and no others.
+    fn beat(&mut self, heartbeats: Vec<(Job, Heartbeat)>) {
+        self.beats.1.cancel();
+        self.beats = (JoinSet::new(), self.runs.child());
+        for (job, beat) in heartbeats {
+            let stop = self.beats.1.clone();
+            let span = tracing::info_span!("heartbeat", job = %job.selector());
+            self.beats.0.spawn(async move { heartbeat::run(&job, &beat, &stop).await }.instrument(span));
         }
     }
 
@@ -188,8 +216,7 @@ impl Turn {
         let late = now.seconds_since(due.due);
         let span = tracing::info_span!("run", job = due.name);
         span.in_scope(|| tracing::info!("starting{}", if late > 60.0 { " a run that was missed" } else { "" }));
-        if let Some((tenant, job)) = due.name.split_once('/') {
-            let metrics = self.metrics.job(tenant, job);
+        if let Some(metrics) = self.job_metrics(&due.name) {
             metrics.running(true);
             metrics.next_run(None);
         }
@@ -217,8 +244,7 @@ impl Turn {
             Ended::Elsewhere => Settled::Elsewhere,
         };
         let known = self.scheduler.settled(&name, how, self.clock.now());
-        if let Some((tenant, job)) = name.split_once('/') {
-            let metrics = self.metrics.job(tenant, job);
+        if let Some(metrics) = self.job_metrics(&name) {
             if !known {
                 metrics.forget();
                 return;
@@ -237,15 +263,15 @@ impl Turn {
         }
         self.asked.remove(&name);
         self.scheduler.learned(&name, last);
-        if let (Some(last), Some((tenant, job))) = (last, name.split_once('/')) {
-            self.metrics.job(tenant, job).last_success(last);
+        if let (Some(last), Some(metrics)) = (last, self.job_metrics(&name)) {
+            metrics.last_success(last);
         }
     }
 
     fn show_next(&self, now: Time) {
         for (name, start) in self.scheduler.plans(now) {
-            if let Some((tenant, job)) = name.split_once('/') {
-                self.metrics.job(tenant, job).next_run(Some(start.at));
+            if let Some(metrics) = self.job_metrics(name) {
+                metrics.next_run(Some(start.at));
             }
         }
     }
@@ -284,7 +310,7 @@ async fn lookup(task: Arc<dyn Task>, at_once: Arc<Semaphore>, stop: Cancel) -> O
         match answer {
             Ok(last) => {
                 let text = last.map_or_else(|| "never".to_owned(), |l| l.to_string());
-                tracing::info!("last complete backup: {text}");
+                tracing::info!("last complete run: {text}");
                 return Some(last);
             }
             Err(e) => {

@@ -19,13 +19,13 @@ const TTL: Duration = Duration::from_secs(60);
 const REFRESH: Duration = Duration::from_secs(20);
 
 /// A lease with a task that refreshes it. Dropped without [`Held::release`], it expires.
-pub(super) struct Held {
+pub(in crate::app) struct Held {
     stop: Option<oneshot::Sender<()>>,
     task: JoinHandle<Option<Lease>>,
 }
 
 /// What came of asking for a lease.
-pub(super) enum Asked {
+pub(in crate::app) enum Asked {
     /// It is ours.
     Taken(Held),
     /// Somebody else's, by that name where it is known.
@@ -33,15 +33,19 @@ pub(super) enum Asked {
 }
 
 /// Where a job's lease is.
-pub(super) fn key(job: &JobName) -> Result<Key> {
+pub(in crate::app) fn key(job: &JobName) -> Result<Key> {
     Ok(Key::new(format!("strongroom/leases/{job}"))?)
 }
 
-/// Asks for a job's lease. `lost` fires when somebody else took it over.
-pub(super) async fn acquire(store: &Arc<dyn Store>, job: &JobName, lost: &Cancel) -> Result<Asked> {
-    let what = || format!("take the lease of job {job}");
+/// Where the lease of a job's drills is; no job has such a name.
+pub(in crate::app) fn drill_key(job: &JobName) -> Result<Key> {
+    Ok(Key::new(format!("strongroom/leases/{job}.drill"))?)
+}
+
+/// Asks for a lease. `lost` fires when somebody else took it over.
+pub(in crate::app) async fn acquire(store: &Arc<dyn Store>, key: Key, lost: &Cancel) -> Result<Asked> {
+    let what = || format!("take the lease {key}");
     let owner = owner();
-    let key = key(job)?;
     // The token only has to differ from other tokens.
     let mut rng = <rand::rngs::StdRng as rand::SeedableRng>::from_os_rng();
     let taken = Lease::acquire_or_inherit(Arc::clone(store), key.clone(), &owner, TTL, &mut rng, &is_dead).await.context(what)?;
@@ -80,7 +84,7 @@ fn is_dead(owner: &str) -> bool {
 
 impl Held {
     /// Gives it back, so that the next run need not wait for its end.
-    pub(super) async fn release(mut self) {
+    pub(in crate::app) async fn release(mut self) {
         if let Some(stop) = self.stop.take() {
             // The task is gone if the lease was lost, and then there is nothing to give back.
             stop.send(()).ok();

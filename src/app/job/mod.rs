@@ -6,7 +6,7 @@
 //! - **Retention** follows a complete backup only, and has a result of its own: its failure leaves the backup a success.
 
 mod attempts;
-mod leased;
+pub(super) mod leased;
 mod run;
 
 pub use crate::store::Counts;

@@ -1,9 +1,11 @@
 //! The run itself.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
+use super::super::expire_wal::{self, ClusterWal};
 use super::super::facts::{is_complete, is_of_job};
 use super::super::retention::Rules;
 use super::super::{Context, backup, check_commands, collect, lock_holder, retention};
@@ -16,6 +18,7 @@ use crate::model::Time;
 use crate::repository::{LockMode, Repository, Snapshot, WriterOptions};
 use crate::retention::Action;
 use crate::runtime::{Cancel, memory};
+use crate::source::SourceSettings;
 use crate::store::{Counted, Counter};
 
 /// Jobs wait this long for a prune to let them remove snapshots.
@@ -180,7 +183,7 @@ async fn leased(ctx: &Context, job: &Job, name: &str, options: &Options, counter
     }
     let (asked, opening) = attempts::run(name, options.patience, ctx.cancel(), || async {
         let repo = counted(&ctx.repository(&job.tenant).await?, counter);
-        let asked = leased::acquire(repo.store(), &job.name, ctx.cancel()).await?;
+        let asked = leased::acquire(repo.store(), leased::key(&job.name)?, ctx.cancel()).await?;
         Ok((repo, asked))
     })
     .await;
@@ -256,18 +259,22 @@ async fn retain(ctx: &Context, job: &Job, options: &Options, repo: &Repository) 
 
 async fn retain_locked(ctx: &Context, job: &Job, options: &Options, repo: &Repository) -> Result<()> {
     // Shared: nothing but snapshots goes, and what a reader needs of them stays as long as it holds its lock.
+    // WAL that nobody needs goes under the same lock: a restore that reads a base backup holds one, too.
     let lock = repo.lock_within(LockMode::Shared, &lock_holder(), RETENTION_LOCK_WAIT, ctx.cancel()).await?;
     let applied = async {
         let snapshots = repo.load_snapshots().await?;
-        retention::apply(ctx, repo, &Rules::of(job), &snapshots, Some(&lock), retention::Options::default()).await
+        let applied =
+            retention::apply(ctx, repo, &Rules::of(job), &snapshots, Some(&lock), retention::Options::default()).await?;
+        Ok::<_, Error>((applied, expire_wal(ctx, job, repo).await?))
     }
     .await;
     let released = lock.release().await;
-    let (retained, refusal) = applied?;
+    let ((retained, refusal), wal) = applied?;
     released?;
     if let Some(metrics) = &options.metrics {
         let counted = retained.snapshots.iter().filter(|f| f.action == Action::Keep).count();
         metrics.retained(counted, retained.removed);
+        metrics.retention_alarms(retained.alarms.len() + wal.iter().map(|c| c.alarms.len()).sum::<usize>());
     }
     if let Some(refusal) = refusal {
         return Err(refusal);
@@ -276,4 +283,21 @@ async fn retain_locked(ctx: &Context, job: &Job, options: &Options, repo: &Repos
         collect::when_due(ctx, repo).await?;
     }
     Ok(())
+}
+
+/// Of a job that makes base backups: removes the WAL of its cluster that nothing needs any more.
+async fn expire_wal(ctx: &Context, job: &Job, repo: &Repository) -> Result<Vec<ClusterWal>> {
+    let SourceSettings::PgBase(settings) = &job.source else { return Ok(Vec::new()) };
+    let left = repo.load_snapshots().await?;
+    let tenant = ctx.tenant(&job.tenant)?;
+    let done = expire_wal::run(ctx, repo, tenant, &left, &HashSet::new(), Some(&settings.cluster), false).await?;
+    for system in done.iter().flat_map(|c| &c.systems).filter(|s| s.removed_objects > 0) {
+        tracing::info!(
+            "removed {} segments of WAL of system {} ({} bytes) that nothing needs",
+            system.removed_segments,
+            system.system,
+            system.removed_bytes
+        );
+    }
+    Ok(done)
 }

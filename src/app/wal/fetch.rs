@@ -116,6 +116,8 @@ async fn ask(dir: &Path, job: &WalJob, request: &Request, out: &File, system: Op
     match reply {
         Reply::Delivered(bytes) => Ok(Some(Delivery::Delivered { bytes, until: None })),
         Reply::Missing(why) => Ok(Some(Delivery::Missing(why))),
+        // It ends because nobody had asked for a while.
+        Reply::Error { kind, .. } if kind == Kind::Cancelled.as_str() => Ok(None),
         Reply::Error { text, .. } => Err(Error::new(Kind::Failed, text)),
         Reply::Wait | Reply::Stored => Ok(None),
     }

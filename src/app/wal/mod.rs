@@ -63,6 +63,17 @@ pub async fn open(ctx: &Context, job: &WalJob) -> Result<Archive> {
     Archive::with_codec(repo.store().clone(), repo.object_seal()?, &job.settings.cluster, codec)
 }
 
+/// What each segment under way takes besides itself, and at most of itself: larger ones go in parts.
+const BESIDE_SEGMENT: u64 = 3 << 20;
+const MOST_OF_SEGMENT: u64 = 32 << 20;
+
+/// How many segments of this length are under way at once: as the job says, but within half of the memory budget.
+fn parallel(ctx: &Context, job: &WalJob, segment: u64) -> usize {
+    let each = segment.min(MOST_OF_SEGMENT) + BESIDE_SEGMENT;
+    let fit = super::memory_share(ctx.settings(), 2) / each;
+    job.settings.parallel.min(usize::try_from(fit).unwrap_or(usize::MAX)).max(1)
+}
+
 /// Where a job keeps files on this machine; `None` where there is no place for them.
 fn spool(ctx: &Context, job: &WalJob) -> Option<PathBuf> {
     let own = || Some(super::cache_dir(ctx.settings())?.join("wal").join(format!("{}.{}", job.tenant, job.name)));

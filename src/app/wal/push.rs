@@ -140,6 +140,7 @@ async fn together(
     waiting: Vec<Waiting>,
     lately: Option<Lately>,
 ) -> Result<(Pushed, usize)> {
+    let parallel = super::parallel(ctx, job, source.metadata().context(|| "look at the file")?.len());
     let asked = folder.push(file, source).await;
     if waiting.is_empty() || asked.is_err() {
         return Ok((asked?, 0));
@@ -150,10 +151,7 @@ async fn together(
         async move { go_on }
     };
     let mut pushes = std::pin::pin!(
-        stream::iter(waiting)
-            .take_while(in_time)
-            .map(|one| ahead(ctx, folder, one, lately.as_ref()))
-            .buffered(job.settings.parallel)
+        stream::iter(waiting).take_while(in_time).map(|one| ahead(ctx, folder, one, lately.as_ref())).buffered(parallel)
     );
     let mut stored = 0;
     while let Some(done) = pushes.next().await {

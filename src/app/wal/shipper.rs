@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::time::Instant;
 
 use super::server::{Local, only_system};
 use super::{Delivery, backfill};
@@ -18,14 +17,14 @@ use crate::app::{Context, blocking};
 use crate::config::settings::WalJob;
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::http::WalMetrics;
-use crate::model::WalFile;
+use crate::model::{SegmentSize, WalFile};
 use crate::wal::{
     Archive, Fetched, Folder, HEADER_SIZE, Mode, PrefetchOptions, Prefetcher, PushOptions, Pushed, Pusher, SegmentHeader,
     SystemId,
 };
 
 /// A standby asks again by itself, and may have another source of WAL.
-const STANDBY_TIME: Duration = Duration::from_secs(20);
+const STANDBY_TIME: Duration = Duration::from_secs(60);
 /// Between two tries of a fetch: at first, and at most.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
 /// Files whose answers are kept until the server asks, for each one that goes up at once.
@@ -91,7 +90,9 @@ impl Shipper {
             Some(system) => system,
             None => only_system(&self.archive().await?).await?,
         };
-        let pusher = self.system(system).await?.pusher;
+        let length = source.metadata().context(|| "look at the file")?.len();
+        let length = Some(length).filter(|_| matches!(asked, WalFile::Segment(_)));
+        let pusher = self.system(system, length).await?.pusher;
         // The one asked for first; the others behind it.
         let pg_wal = local.pg_wal();
         let (pushed, ()) = tokio::join!(pusher.push(asked, source, pg_wal.as_deref()), async {
@@ -129,17 +130,24 @@ impl Shipper {
         let file: WalFile = name.parse()?;
         let time = self.job.settings.fetch_timeout;
         let time = if mode == Mode::Standby { time.min(STANDBY_TIME) } else { time };
-        let began = Instant::now();
+        // The store below tries again, too, each request for a time of its own.
+        let done = tokio::time::timeout(time, self.fetch_patiently(&file, &out, mode, server)).await;
+        let late = |_| {
+            Err(Error::new(Kind::Unavailable, format!("fetch {name}: the archive gave no answer within {} s", time.as_secs())).hint(
+                "Is the store reachable? `strongroom doctor` tells more. `fetch_timeout` of the `pg_wal` job says how long to try.",
+            ))
+        };
+        done.unwrap_or_else(late).context(|| format!("job {}", self.job.selector()))
+    }
+
+    async fn fetch_patiently(&self, file: &WalFile, out: &File, mode: Mode, server: Option<SystemId>) -> Result<Delivery> {
         let mut pause = PAUSE.0;
         loop {
-            let failed = match self.fetch_once(&file, &out, mode, server).await {
-                Ok(delivery) => return Ok(delivery),
-                Err(e) => e,
+            let failed = match self.fetch_once(file, out, mode, server).await {
+                Err(e) if e.kind() == Kind::Unavailable => e,
+                other => return other,
             };
-            if failed.kind() != Kind::Unavailable || began.elapsed() + pause > time {
-                return Err(failed.context(format!("job {}", self.job.selector())));
-            }
-            tracing::warn!("{name} is not to be had yet, trying again: {}", failed.chain());
+            tracing::warn!("{file} is not to be had yet, trying again: {}", failed.chain());
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 () = self.ctx.cancel().cancelled() => return Err(failed.with_kind(Kind::Cancelled)),
@@ -157,7 +165,7 @@ impl Shipper {
                 None => only_system(&self.archive().await?).await?,
             },
         };
-        let System { pusher, prefetcher } = self.system(system).await?;
+        let System { pusher, prefetcher } = self.system(system, None).await?;
         let counted = out.try_clone().context(|| "open the file once more")?;
         let fetched = match prefetcher {
             Some(prefetcher) => prefetcher.fetch(file, out, mode).await?,
@@ -186,22 +194,29 @@ impl Shipper {
         Ok(archive)
     }
 
-    async fn system(&self, id: SystemId) -> Result<System> {
+    /// `segment`: its length, where it is at hand.
+    async fn system(&self, id: SystemId, segment: Option<u64>) -> Result<System> {
         if let Some(system) = self.systems.lock().get(&id) {
             return Ok(system.clone());
         }
         let folder = self.archive().await?.folder(id);
-        let prefetcher = self.prefetcher(folder.clone(), id).await;
-        let parallel = self.job.settings.parallel;
+        let segment = match segment {
+            Some(length) => length,
+            // Nothing will go on beside it.
+            None if self.prefetch.is_none() => SegmentSize::DEFAULT.bytes(),
+            None => folder.identity().await?.map_or(SegmentSize::DEFAULT, |i| i.segment_size).bytes(),
+        };
+        let parallel = super::parallel(&self.ctx, &self.job, segment);
+        let prefetcher = self.prefetcher(folder.clone(), id, parallel).await;
         let pusher = Arc::new(Pusher::new(folder, PushOptions { parallel, ahead: AHEAD * parallel }));
         let mut systems = self.systems.lock();
         // Another call may have been faster; its answers are the ones that are kept.
         Ok(systems.entry(id).or_insert(System { pusher, prefetcher }).clone())
     }
 
-    async fn prefetcher(&self, folder: Folder, id: SystemId) -> Option<Arc<Prefetcher>> {
+    async fn prefetcher(&self, folder: Folder, id: SystemId, parallel: usize) -> Option<Arc<Prefetcher>> {
         let dir = self.prefetch.as_ref()?.join(id.to_string());
-        let options = PrefetchOptions { dir, most: self.job.settings.prefetch, parallel: self.job.settings.parallel };
+        let options = PrefetchOptions { dir, most: self.job.settings.prefetch, parallel };
         match blocking(move || Prefetcher::open(folder, options)).await {
             Ok(prefetcher) => Some(Arc::new(prefetcher)),
             Err(e) => {

@@ -10,7 +10,7 @@ use super::{Args, answer, summary};
 use crate::app::Context;
 use crate::app::restore::Source;
 use crate::app::restore_base::command::Fetch;
-use crate::app::restore_base::{self, Progress, Report, Request, Summary};
+use crate::app::restore_base::{self, Action, FollowTimeline, Progress, Report, Request, Summary, Target};
 use crate::app::select::{Found, Pick};
 use crate::cli::args::LogFormat;
 use crate::cli::progress::Board;
@@ -18,7 +18,6 @@ use crate::cli::session::Session;
 use crate::cli::{Done, output};
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::model::{Lsn, Timeline, moment};
-use crate::postgres::recovery::{Action, FollowTimeline, Target};
 
 /// For base backups. Without a target everything is recovered that the WAL archive has.
 #[derive(Debug, clap::Args)]

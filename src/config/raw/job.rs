@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{RawPgWal, RawSecret, RawSecretOrText, RawSize};
+use super::{RawDrill, RawPgWal, RawSecret, RawSecretOrText, RawSize};
 
 /// One job: exactly one source, and when to run it, and what to keep.
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
@@ -42,6 +42,8 @@ pub struct RawJob {
     pub hooks: Option<RawHooks>,
     /// What a file that changed while it was read means. Default: `warn`.
     pub on_change: Option<RawOnChange>,
+    /// How restores of it are tried.
+    pub drill: Option<RawDrill>,
 }
 
 /// What a file that changed while it was read means.
@@ -93,7 +95,7 @@ pub struct RawPgBase {
     pub cluster: Option<String>,
     /// Which server of several: `primary`, `standby` or `prefer_standby`. Default: the first that answers.
     pub from: Option<RawFrom>,
-    /// Whether the WAL of the backup is put into the snapshot. Default: `always`.
+    /// Whether the WAL of the backup is put into the snapshot. Default: `always`. That of a standby always is.
     pub wal_in_snapshot: Option<RawWalInSnapshot>,
     /// How long to wait for the last WAL of the backup. Default: 5m.
     pub wal_timeout: Option<String>,
@@ -189,6 +191,8 @@ pub struct RawPolicy {
     pub jitter: Option<String>,
     /// Which snapshots stay.
     pub keep: Option<RawKeep>,
+    /// How restores are tried; fields of a job's own `drill` win.
+    pub drill: Option<RawDrill>,
 }
 
 /// Which snapshots stay: those that any of these rules wants.
@@ -210,6 +214,9 @@ pub struct RawKeep {
     pub yearly: Option<i64>,
     /// All that are younger than this: `14d`.
     pub within: Option<String>,
+    /// Any time up to this long ago stays recoverable: `14d` keeps all that are younger, and the newest that is older. Of
+    /// a base backup's cluster, the WAL that this needs stays too.
+    pub recovery_window: Option<String>,
 }
 
 /// Commands around the reading of a volume, in order.

@@ -3,6 +3,7 @@
 //! These structs are the one list of names: the JSON Schema is made from them, unknown keys are told by that schema,
 //! and what is required or in range is decided in `config::validate`. The doc comments are the schema's descriptions.
 
+mod drill;
 mod job;
 mod repository;
 mod wal;
@@ -12,6 +13,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+pub use drill::{RawAssertion, RawAssertionIn, RawDrill, RawHeartbeat};
 pub use job::{
     RawCheckpoint, RawCommand, RawFrom, RawHook, RawHooks, RawJob, RawKeep, RawOnChange, RawPgBase, RawPgDump, RawPolicy,
     RawVolume, RawWalInSnapshot,

@@ -8,6 +8,7 @@ use super::super::raw::{RawJob, RawKeep, RawPolicy};
 use super::super::settings::Job;
 use super::super::text::join;
 use super::count;
+use super::drill::drill;
 use super::secret::Names;
 use super::source::source;
 use super::when::When;
@@ -79,8 +80,11 @@ pub(super) fn job(
         Some(k) => keep(k, &format!("{path}.keep"), out),
         None => policy.and_then(|p| p.keep),
     };
+    let policy_drill = policy.and_then(|p| Some((p.raw.drill.as_ref()?, format!("{}.drill", p.path.as_deref().unwrap_or(path)))));
+    let own_drill = raw.drill.as_ref().map(|d| (d, format!("{path}.drill")));
+    let drill = drill(own_drill, policy_drill, raw, source.as_ref(), names, out);
     let retries = count(raw.retries, &format!("{path}.retries"), 0, 100, out).unwrap_or(3);
-    Some(Job { tenant: names.tenant.clone(), name, source: source?, schedule: schedule?, jitter, keep, timeout, retries })
+    Some(Job { tenant: names.tenant.clone(), name, source: source?, schedule: schedule?, jitter, keep, timeout, retries, drill })
 }
 
 /// A length of time; `None` where absent or after a mistake.
@@ -98,9 +102,11 @@ fn keep(raw: &RawKeep, path: &str, out: &mut Collector<'_>) -> Option<Keep> {
         monthly: n(raw.monthly, "monthly"),
         yearly: n(raw.yearly, "yearly"),
         within: None,
+        recovery_window: None,
     };
     let within = duration(raw.within.as_ref(), &format!("{path}.within"), out);
-    let keep = Keep { within, ..keep };
+    let recovery_window = duration(raw.recovery_window.as_ref(), &format!("{path}.recovery_window"), out);
+    let keep = Keep { within, recovery_window, ..keep };
     if let Err(e) = keep.validate() {
         out.add_error(path, &e);
     }

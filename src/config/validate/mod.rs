@@ -1,5 +1,6 @@
 //! Raw → settings. Pure: no file, no network, no environment is looked at. Goes on after a mistake and reports all.
 
+mod drill;
 mod job;
 mod overlap;
 mod pg_base;

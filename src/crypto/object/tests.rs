@@ -10,7 +10,7 @@ fn seal(n: u8) -> ObjectSeal {
 
 fn content(length: usize, seed: u8) -> Vec<u8> {
     // Half of it compresses.
-    (0..length).map(|i| if i % 4096 < 2048 { seed } else { (i as u64 * 0x9E37_79B9 >> 7) as u8 ^ seed }).collect()
+    (0..length).map(|i| if i % 4096 < 2048 { seed } else { ((i as u64 * 0x9E37_79B9) >> 7) as u8 ^ seed }).collect()
 }
 
 fn make(seal: &ObjectSeal, name: &str, plain: &[u8], codec: Codec) -> Vec<u8> {

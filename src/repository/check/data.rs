@@ -169,7 +169,7 @@ fn pack(repo: &Repository, id: &Id, blobs: &[PackedBlob], codec: &mut Codec, pro
         for blob in now {
             let from = (u64::from(blob.entry.place.offset) - start) as usize;
             let stored = bytes.get(from..from + blob.entry.place.length as usize).ok_or_else(|| damaged("it is cut short"))?;
-            codec.open(repo.key(), &blob.entry.id, stored, blob.entry.place.uncompressed)?;
+            codec.check(repo.key(), &blob.entry.id, stored, &blob.entry.place)?;
         }
         rest = later;
     }

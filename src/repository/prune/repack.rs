@@ -119,14 +119,14 @@ impl<'a> Repacker<'a> {
     fn blob(&self, blob: &PackedBlob, stored: &[u8], codec: &mut Codec) -> Result<()> {
         let (id, place) = (blob.entry.id, blob.entry.place);
         let key = self.prune.repo.key();
-        let plain = codec.open(key, &id, stored, place.uncompressed)?;
         let raw_tree = blob.kind == BlobType::Tree && place.uncompressed == 0 && self.prune.repo.format_version() >= 2;
         self.progress.bytes_repacked.fetch_add(stored.len() as u64, Relaxed);
         if raw_tree {
-            let plain = plain.to_vec();
+            let plain = codec.open(key, &id, stored, place.uncompressed)?.to_vec();
             let sealed = codec.seal(key, &id, &plain, true)?;
             return self.add(blob.kind, id, &sealed);
         }
+        codec.check(key, &id, stored, &place)?;
         self.add(blob.kind, id, &SealedBlob { bytes: stored, uncompressed: place.uncompressed })
     }
 

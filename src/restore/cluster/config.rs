@@ -3,7 +3,7 @@
 
 use super::folder::{Folder, Owner};
 use crate::error::Result;
-use crate::postgres::recovery;
+use crate::postgres::{Control, recovery};
 
 /// The three that a server looks for in its data directory if nothing else is said.
 const USUAL: [&str; 3] = ["postgresql.conf", "pg_hba.conf", "pg_ident.conf"];
@@ -71,6 +71,32 @@ pub(super) fn put(data: &Folder, outside: &[Outside], owner: Owner) -> Result<Ve
         data.write("postgresql.conf", text.as_bytes(), owner)?;
     }
     Ok(notes)
+}
+
+/// What a server must have at least as much of as the one that was backed up, or recovery stops: whatever the restored files do
+/// not say themselves, because it was given on the command line or in a file that the backup has not.
+pub(super) fn capacity(data: &Folder, control: &Control) -> Result<Vec<(&'static str, String)>> {
+    let needed = [
+        ("max_connections", control.max_connections, 100),
+        ("max_worker_processes", control.max_worker_processes, 8),
+        ("max_wal_senders", control.max_wal_senders, 10),
+        ("max_prepared_transactions", control.max_prepared_transactions, 0),
+        ("max_locks_per_transaction", control.max_locks_per_transaction, 64),
+    ];
+    let mut texts = Vec::new();
+    for name in ["postgresql.conf", "postgresql.auto.conf"] {
+        texts.push(String::from_utf8_lossy(&data.read(name)?.unwrap_or_default()).into_owned());
+    }
+    if let Some(further) = data.below(FURTHER)? {
+        for name in further.names()? {
+            if let Ok(name) = std::str::from_utf8(&name) {
+                texts.push(String::from_utf8_lossy(&further.read(name)?.unwrap_or_default()).into_owned());
+            }
+        }
+    }
+    let missing = |name: &str| !texts.iter().any(|text| recovery::sets(text, name));
+    let by_default = |(name, value, default): &(&str, u32, u32)| value > default && missing(name);
+    Ok(needed.into_iter().filter(by_default).map(|(name, value, _)| (name, value.to_string())).collect())
 }
 
 /// Puts further files into a directory of their own; the lines that include them, in the order of their paths.

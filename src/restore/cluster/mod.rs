@@ -26,6 +26,7 @@ use parking_lot::Mutex;
 use super::directory::{self, Blobs, Progress, Root, Want};
 use crate::error::{Context, Error, Kind, Result};
 use crate::model::{BaseBackup, Id, Metadata, Node, NodeKind, Time};
+use crate::postgres::control::{self, Control};
 use crate::postgres::recovery::{self, Recovery};
 use crate::runtime::Cancel;
 use config::Outside;
@@ -50,8 +51,6 @@ const STALE: [&str; 9] = [
 ];
 /// Where `pg_control` is.
 const CONTROL: (&str, &str) = ("global", "pg_control");
-/// Its length, in every version.
-const CONTROL_BYTES: usize = 8192;
 /// No configuration file is larger.
 const LARGEST: u64 = 64 << 20;
 
@@ -171,6 +170,7 @@ pub fn check(request: &Request) -> Result<()> {
 pub fn restore(source: &Source<'_>, request: &Request, progress: &Progress, cancel: &Cancel) -> Result<Report> {
     check(request)?;
     let tree = Tree::open(source)?;
+    let control = tree.control(source, cancel)?;
     let owner = Owner::of(Some(&tree.meta));
     std::fs::create_dir_all(&request.to).context(|| format!("make {}", request.to.display()))?;
     let data = Folder::open(&request.to)?;
@@ -180,8 +180,9 @@ pub fn restore(source: &Source<'_>, request: &Request, progress: &Progress, canc
 
     files(source, request, &tree, progress, cancel)?;
     owner.give(&data.fd, true).map_err(|e| data.failed("set owner and mode of", ".", e))?;
-    let notes = config::put(&data, &tree.outside(source, cancel)?, owner)?;
-    settings(&data, request, owner)?;
+    let mut notes = config::put(&data, &tree.outside(source, cancel)?, owner)?;
+    notes.extend(owned_by_root(&tree.meta));
+    settings(&data, request, &control.parsed, owner)?;
     check_label(&data)?;
 
     cancel.check()?;
@@ -189,7 +190,9 @@ pub fn restore(source: &Source<'_>, request: &Request, progress: &Progress, canc
     for tablespace in &request.tablespaces {
         Folder::open(&tablespace.path)?.sync_all()?;
     }
-    arm(&data, source, &tree, owner, cancel)?;
+    // The last step: the cluster can start.
+    let global = data.below(CONTROL.0)?.ok_or_else(|| Error::new(Kind::Corrupt, "the snapshot has no directory `global`"))?;
+    global.write(CONTROL.1, &control.bytes, owner)?;
     if request.archive {
         data.remove(MARKER)?;
         data.sync()?;
@@ -253,9 +256,9 @@ fn whole(report: directory::Report) -> Result<()> {
 }
 
 /// What the restored server is told.
-fn settings(data: &Folder, request: &Request, owner: Owner) -> Result<()> {
+fn settings(data: &Folder, request: &Request, control: &Control, owner: Owner) -> Result<()> {
     const AUTO: &str = "postgresql.auto.conf";
-    let mut settings: Vec<(&str, String)> = Vec::new();
+    let mut settings: Vec<(&str, String)> = config::capacity(data, control)?;
     if let Some(recovery) = &request.recovery {
         settings.extend(recovery.settings());
     }
@@ -282,14 +285,18 @@ fn check_label(data: &Folder) -> Result<()> {
     }
 }
 
-/// The last step: the cluster can start.
-fn arm(data: &Folder, source: &Source<'_>, tree: &Tree, owner: Owner, cancel: &Cancel) -> Result<()> {
-    let content = content(source, &tree.control, cancel)?;
-    if content.len() != CONTROL_BYTES {
-        return Err(Error::new(Kind::Corrupt, format!("pg_control has {} bytes instead of {CONTROL_BYTES}", content.len())));
-    }
-    let global = data.below(CONTROL.0)?.ok_or_else(|| Error::new(Kind::Corrupt, "the snapshot has no directory `global`"))?;
-    global.write(CONTROL.1, &content, owner)
+/// No server runs as root, nor with files of root's.
+fn owned_by_root(meta: &Metadata) -> Option<String> {
+    let root = rustix::process::geteuid().is_root() && meta.uid == 0;
+    root.then(|| {
+        "the files belong to root, as recorded: give them to the server's user (`chown -R`) before it is started".to_owned()
+    })
+}
+
+/// `pg_control`, and what it says.
+struct ControlFile {
+    bytes: Vec<u8>,
+    parsed: Control,
 }
 
 /// The parts of a base backup's snapshot.
@@ -327,6 +334,18 @@ impl Tree {
         }
         let config = dir(source.root, "config")?.map(|(id, _)| id);
         Ok(Self { data, meta, control: control.ok_or_else(|| no_base("pg_control"))?, tablespaces, config })
+    }
+
+    /// The control file, checked: a cluster that starts with a wrong one is damaged.
+    fn control(&self, source: &Source<'_>, cancel: &Cancel) -> Result<ControlFile> {
+        let doing = || "read pg_control of the snapshot";
+        let bytes = content(source, &self.control, cancel).context(doing)?;
+        let parsed = control::parse(&bytes).context(doing)?;
+        let facts = source.facts;
+        if (parsed.system_identifier, parsed.wal_segment_size) != (facts.system_identifier, facts.segment_size) {
+            return Err(Error::new(Kind::Corrupt, "pg_control of the snapshot is of another cluster than its manifest says"));
+        }
+        Ok(ControlFile { bytes, parsed })
     }
 
     fn outside(&self, source: &Source<'_>, cancel: &Cancel) -> Result<Vec<Outside>> {

@@ -26,6 +26,12 @@ impl Child {
         self.pid
     }
 
+    /// Whether it has ended, as far as is known now; [`Child::wait`] tells how.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.shared.has_ended()
+    }
+
     /// Its standard output, once; `None` if it was asked for without.
     pub fn take_output(&mut self) -> Option<Output> {
         self.output.take()

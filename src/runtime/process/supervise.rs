@@ -46,6 +46,7 @@ pub(super) struct Shared {
     stop: AtomicBool,
     finish: AtomicBool,
     over: AtomicBool,
+    exited: AtomicBool,
     stderr: Mutex<Vec<u8>>,
 }
 
@@ -61,6 +62,11 @@ impl Shared {
     /// Whether the child is reaped and its group killed: its pipes are of no more use.
     pub(super) fn is_over(&self) -> bool {
         self.over.load(Ordering::Acquire)
+    }
+
+    /// Whether the child has ended; it may not be reaped yet.
+    pub(super) fn has_ended(&self) -> bool {
+        self.exited.load(Ordering::Acquire)
     }
 
     pub(super) fn stderr(&self) -> String {
@@ -176,6 +182,7 @@ impl Watch {
             let heard = self.drain();
             if ended.is_none() && has_ended(pid) {
                 ended = Some(Instant::now());
+                self.shared.exited.store(true, Ordering::Release);
             }
             let unwanted = self.shared.stop.load(Ordering::Acquire) || self.cancel.is_cancelled();
             if let Some(since) = ended {

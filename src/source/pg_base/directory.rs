@@ -13,7 +13,7 @@ use super::file::FileReader;
 use super::rules::{self, Area, FileClass, Keep, Unlogged};
 use super::server::{Facts, Start};
 use crate::error::{Context, Error, Kind, Result};
-use crate::model::{Lsn, Metadata, Time};
+use crate::model::{Metadata, Time};
 use crate::postgres::Control;
 use crate::postgres::control::State;
 
@@ -21,7 +21,6 @@ use crate::postgres::control::State;
 #[derive(Debug)]
 pub struct DataDirectory {
     path: PathBuf,
-    control: Control,
     /// `PG_17_202406281`: the directory of this server in each tablespace.
     version_name: String,
     /// Device and inode of tablespaces, which are not to be taken a second time where they lie in the data directory.
@@ -135,7 +134,7 @@ impl DataDirectory {
             return wrong(format!("its cluster is {}, the server is {role}", control.state));
         }
         let version_name = format!("PG_{}_{}", control.major, control.catalog_version);
-        let mut directory = Self { path: path.to_owned(), control, version_name, spaces: Vec::new() };
+        let mut directory = Self { path: path.to_owned(), version_name, spaces: Vec::new() };
         directory.spaces = directory.find_spaces()?;
         crate::runtime::raise_open_files();
         Ok(directory)
@@ -162,12 +161,6 @@ impl DataDirectory {
             ),
         )
         .hint("It may be a copy, or belong to another server of the same cluster. Check `data_directory` and the connection URL."))
-    }
-
-    /// What the control file said when the directory was opened.
-    #[must_use]
-    pub fn control(&self) -> &Control {
-        &self.control
     }
 
     /// The directory itself.
@@ -220,20 +213,6 @@ impl DataDirectory {
             Ok(_) | Err(Errno::NOENT | Errno::LOOP | Errno::NXIO | Errno::STALE) => Ok(None),
             Err(e) => Err(std::io::Error::from(e)).context(|| format!("open {}", path.display())),
         }
-    }
-
-    /// Opens a file that must be there, by its path in the data directory.
-    ///
-    /// # Errors
-    /// It is not there, or may not be opened.
-    pub fn open_path(&self, relative: &str) -> Result<FileReader> {
-        let path = self.path.join(relative);
-        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-        let (fd, stat) = rustix::fs::open(&path, flags, Mode::empty())
-            .and_then(|fd| rustix::fs::fstat(&fd).map(|stat| (fd, stat)))
-            .map_err(std::io::Error::from)
-            .context(|| format!("open {}", path.display()))?;
-        Ok(FileReader::new(fd, path, &stat))
     }
 
     /// Bytes of all files that would be read now: for progress, and for the size of chunks.
@@ -343,17 +322,9 @@ impl DataDirectory {
         Ok(spaces)
     }
 
-    /// Directory of a WAL segment or history file.
+    /// Where a WAL segment or history file lies.
     pub(super) fn wal_path(&self, name: &str) -> PathBuf {
         self.path.join("pg_wal").join(name)
-    }
-
-    /// The position of the last restartpoint or checkpoint that reached the disk.
-    ///
-    /// # Errors
-    /// The control file cannot be read.
-    pub fn redo(&self) -> Result<Lsn> {
-        Ok(Control::read(&self.path)?.redo)
     }
 }
 

@@ -70,31 +70,37 @@ impl FileReader {
         &self.path
     }
 
-    /// Reads on, up to [`READ_BYTES`]. Empty at the end, which may come early: replay repeats a truncation.
+    /// How much [`FileReader::read`] reads next, at most [`READ_BYTES`]; 0 at the end.
+    #[must_use]
+    pub fn next_length(&self) -> usize {
+        wanted(self.size, self.at).map_or(0, |r| usize::try_from(r.end - r.start).unwrap_or(READ_BYTES).min(READ_BYTES))
+    }
+
+    /// Reads on into an empty buffer with room for [`FileReader::next_length`]. It stays empty at the end, which may come early:
+    /// replay repeats a truncation.
     ///
     /// # Errors
     /// Reading failed.
-    pub fn read(&mut self, class: FileClass, content: &Content) -> Result<Vec<u8>> {
-        let Some(range) = wanted(self.size, self.at) else { return Ok(Vec::new()) };
-        let length = usize::try_from(range.end - range.start).unwrap_or(READ_BYTES).min(READ_BYTES);
-        let mut buffer = vec![0; length];
-        let got = self.fill(&mut buffer, range.start).context(|| format!("read {}", self.path.display()))?;
-        buffer.truncate(got);
+    pub fn read(&mut self, class: FileClass, content: &Content, buffer: &mut Vec<u8>) -> Result<()> {
+        let length = self.next_length();
+        let Some(range) = wanted(self.size, self.at).filter(|_| length > 0) else { return Ok(()) };
+        self.fill(buffer, range.start, length).context(|| format!("read {}", self.path.display()))?;
+        let got = buffer.len();
         if let (FileClass::Relation { segment }, Some(since)) = (class, content.since) {
-            self.check(&mut buffer, segment, content, since);
+            self.check(buffer, segment, content, since);
         }
-        self.crc.0.update(&buffer);
+        self.crc.0.update(buffer);
         if self.size >= LARGE {
             let length = std::num::NonZeroU64::new(got as u64);
             // Advice only. What the server wrote and is not on disk yet stays.
-            rustix::fs::fadvise(&self.fd, self.at, length, Advice::DontNeed).ok();
+            rustix::fs::fadvise(&self.fd, range.start, length, Advice::DontNeed).ok();
         }
         self.at = range.start.saturating_add(got as u64);
         if got < length {
             // It is shorter now.
             self.size = self.at;
         }
-        Ok(buffer)
+        Ok(())
     }
 
     /// CRC-32C of what was read.
@@ -109,17 +115,19 @@ impl FileReader {
         &self.bad
     }
 
-    fn fill(&self, buffer: &mut [u8], at: u64) -> std::io::Result<usize> {
-        let mut done = 0;
-        while let Some(rest) = buffer.get_mut(done..).filter(|r| !r.is_empty()) {
-            match rustix::io::pread(&self.fd, rest, at.saturating_add(done as u64)) {
+    /// Appends up to `length` bytes from `at` on; fewer at the end of the file.
+    fn fill(&self, buffer: &mut Vec<u8>, at: u64, length: usize) -> std::io::Result<()> {
+        buffer.reserve_exact(length);
+        while buffer.len() < length {
+            let place = at.saturating_add(buffer.len() as u64);
+            match rustix::io::pread(&self.fd, rustix::buffer::spare_capacity(buffer), place) {
                 Ok(0) => break,
-                Ok(n) => done += n,
-                Err(Errno::INTR) => {}
+                Ok(_) | Err(Errno::INTR) => {}
                 Err(e) => return Err(e.into()),
             }
         }
-        Ok(done)
+        buffer.truncate(length);
+        Ok(())
     }
 
     /// Judges the pages of a buffer. A page with a wrong checksum is read once more, since the server may have been writing it.
@@ -132,9 +140,9 @@ impl FileReader {
             let index = suspect.wrapping_sub(number);
             let start = (index as usize).saturating_mul(size);
             let Some(place) = buffer.get_mut(start..start.saturating_add(size)) else { continue };
-            let mut again = vec![0; size];
-            let got = self.fill(&mut again, self.at.saturating_add(start as u64));
-            if matches!(got, Ok(n) if n == size) {
+            let mut again = Vec::new();
+            let read = self.fill(&mut again, self.at.saturating_add(start as u64), size);
+            if read.is_ok() && again.len() == size {
                 place.copy_from_slice(&again);
                 if page::judge(place, suspect, since) != page::Verdict::Bad {
                     continue;
@@ -149,4 +157,90 @@ impl FileReader {
 /// changed since the last backup, this is where the others are left out and taken from it.
 fn wanted(size: u64, at: u64) -> Option<std::ops::Range<u64>> {
     (at < size).then_some(at..size)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::FileExt;
+
+    use super::*;
+
+    const CONTENT: Content = Content { page_size: 8192, segment_pages: 131_072, since: Some(Lsn(100)) };
+    const RELATION: FileClass = FileClass::Relation { segment: 0 };
+
+    fn open(file: &std::fs::File) -> FileReader {
+        let fd: OwnedFd = file.try_clone().unwrap().into();
+        let stat = rustix::fs::fstat(&fd).unwrap();
+        FileReader::new(fd, "test".into(), &stat)
+    }
+
+    fn read_all(reader: &mut FileReader, class: FileClass) -> u64 {
+        let mut total = 0;
+        loop {
+            let mut buffer = Vec::new();
+            reader.read(class, &CONTENT, &mut buffer).unwrap();
+            if buffer.is_empty() {
+                return total;
+            }
+            total += buffer.len() as u64;
+        }
+    }
+
+    #[test]
+    fn growth_is_not_read_and_truncation_is_an_early_end() {
+        let file = tempfile::tempfile().unwrap();
+        file.write_all_at(&[1; 3_000_000], 0).unwrap();
+        let mut grows = open(&file);
+        file.write_all_at(&[2; 100], 3_000_000).unwrap();
+        assert_eq!(read_all(&mut grows, FileClass::Other), 3_000_000);
+        assert_eq!(grows.crc(), crate::postgres::crc32c(&[1; 3_000_000]));
+        let mut shrinks = open(&file);
+        shrinks.read(FileClass::Other, &CONTENT, &mut Vec::new()).unwrap();
+        file.set_len(1_500_000).unwrap();
+        assert_eq!(read_all(&mut shrinks, FileClass::Other), 1_500_000 - READ_BYTES as u64);
+        assert_eq!(read_all(&mut shrinks, FileClass::Other), 0);
+    }
+
+    #[test]
+    fn pages_behind_a_gibibyte_keep_their_numbers() {
+        // As with a larger segment size than usual: 1 GiB and 1 MiB, of which only the last page is not a hole.
+        let file = tempfile::tempfile().unwrap();
+        let last = (1u64 << 30) + (1 << 20) - 8192;
+        let mut page = vec![5u8; 8192];
+        page[..8].fill(0);
+        let block = u32::try_from(last / 8192).unwrap();
+        let sum = page::checksum(&page, block);
+        page[8..10].copy_from_slice(&sum.to_le_bytes());
+        file.write_all_at(&page, last).unwrap();
+        let read_end = |expected: &[u32]| {
+            let mut reader = open(&file);
+            reader.at = 1 << 30;
+            assert_eq!(read_all(&mut reader, RELATION), 1 << 20);
+            assert_eq!(reader.bad_pages(), expected);
+        };
+        read_end(&[]);
+        file.write_all_at(&[6], last + 5000).unwrap();
+        read_end(&[block]);
+    }
+
+    #[test]
+    fn a_page_that_was_being_written_is_right_at_the_second_look() {
+        let file = tempfile::tempfile().unwrap();
+        let mut page = vec![5u8; 8192];
+        page[..8].fill(0);
+        let sum = page::checksum(&page, 0);
+        page[8..10].copy_from_slice(&sum.to_le_bytes());
+        file.write_all_at(&page, 0).unwrap();
+        let mut reader = open(&file);
+        let mut torn = page.clone();
+        torn[4096..].fill(9);
+        reader.check(&mut torn, 0, &CONTENT, Lsn(100));
+        assert!(torn == page && reader.bad_pages().is_empty());
+        // Changed since the backup began: replay sees to it.
+        let mut recent = page.clone();
+        recent[4..8].copy_from_slice(&200u32.to_le_bytes());
+        file.write_all_at(&recent, 0).unwrap();
+        assert_eq!(read_all(&mut reader, RELATION), 8192);
+        assert!(reader.bad_pages().is_empty());
+    }
 }

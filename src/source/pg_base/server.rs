@@ -25,6 +25,8 @@ pub struct Facts {
     pub major: u32,
     /// The version as the server writes it.
     pub server_version: String,
+    /// The timeline of the last checkpoint.
+    pub timeline: Timeline,
     /// `wal_segment_size`.
     pub segment_size: SegmentSize,
     /// Whether data pages have checksums.
@@ -89,8 +91,8 @@ impl Server {
         session.run(&format!("SET statement_timeout = 0; SET lock_timeout = 0; {idle}"), Duration::from_secs(60))?;
         let row = session
             .one(
-                "SELECT s.system_identifier, i.bytes_per_wal_segment, i.data_page_checksum_version, i.database_block_size, i.blocks_per_segment
-                 FROM pg_catalog.pg_control_system() s, pg_catalog.pg_control_init() i",
+                "SELECT s.system_identifier, i.bytes_per_wal_segment, i.data_page_checksum_version, i.database_block_size, i.blocks_per_segment, c.timeline_id
+                 FROM pg_catalog.pg_control_system() s, pg_catalog.pg_control_init() i, pg_catalog.pg_control_checkpoint() c",
                 &[],
             )
             .context(|| "read the cluster's control data")?;
@@ -99,6 +101,7 @@ impl Server {
             system_identifier: get::<i64>(&row, 0)?.cast_unsigned(),
             major: version.major(),
             server_version: version.text.clone(),
+            timeline: Timeline(number(5)?),
             segment_size: SegmentSize::new(u64::from(number(1)?))?,
             checksums: number(2)? != 0,
             page_size: number(3)?,

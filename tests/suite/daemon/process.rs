@@ -207,7 +207,7 @@ async fn a_killed_daemon_is_replaced_by_one_that_catches_up_once() {
     drop(daemon);
     // The next one finds nothing to catch up.
     let daemon = Daemon::start(&file);
-    daemon.says("last complete backup: 2");
+    daemon.says("last complete run: 2");
     tokio::time::sleep(Duration::from_secs(3)).await;
     assert_eq!(snapshots(&ctx).await.len(), 1, "{}", daemon.log.lock());
     assert!(repo.load_locks().await.unwrap().is_empty());

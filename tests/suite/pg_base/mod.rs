@@ -6,6 +6,7 @@ mod files;
 mod pages;
 mod standby;
 mod stream;
+mod wal;
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};

@@ -90,7 +90,7 @@ fn a_restore_that_was_cut_off_does_not_start_and_is_finished_with_delta() {
     let server = Server::unborn(17);
     let mut request = backup.request(&server);
     let all: u64 = backup.memory.data.lock().values().map(|d| d.len() as u64).sum();
-    for part in [0, 1, 2, 3] {
+    for part in [1, 2, 3] {
         let failing = Failing { memory: &backup.memory, left: AtomicU64::new(all * part / 4) };
         let source = Source { blobs: &failing, ..backup.source() };
         let e = cluster::restore(&source, &request, &Progress::default(), &Cancel::new()).expect_err("cut off");

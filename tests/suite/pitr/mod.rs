@@ -1,5 +1,6 @@
 //! Restores of base backups, and recovery to points in time.
 
+mod archive;
 mod cluster;
 mod origin;
 mod targets;

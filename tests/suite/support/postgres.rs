@@ -51,6 +51,14 @@ pub fn bin(major: u32) -> PathBuf {
     bin.unwrap_or_else(|| panic!("PostgreSQL {major} is not in {}: run `make tools` (tests/tools/postgres.sh)", cache.display()))
 }
 
+/// The same, where the user that servers run as can reach them.
+pub fn server_bin(major: u32) -> PathBuf {
+    match user() {
+        Some(user) => reachable(&bin(major), user),
+        None => bin(major),
+    }
+}
+
 impl Server {
     /// Starts a new, empty server that listens on its socket only.
     pub fn start(major: u32) -> Self {
@@ -192,7 +200,12 @@ impl Server {
         watchdog.args(["-c", script, "sh"]).arg(&self.dir).arg(server.get_program()).args(server.get_args());
         watchdog.stdin(Stdio::piped()).stdout(log.try_clone().unwrap()).stderr(log).process_group(0);
         server.stdin(Stdio::null());
-        *self.watchdog.lock().unwrap() = watchdog.spawn().expect("start a server");
+        let mut current = self.watchdog.lock().unwrap();
+        // That of an earlier start would end the new server and clear its folder away.
+        current.kill().ok();
+        current.wait().ok();
+        *current = watchdog.spawn().expect("start a server");
+        drop(current);
         let began = Instant::now();
         while !self.as_client("pg_isready", &["-q", "-d", "postgres"]).status().unwrap().success() {
             let log = std::fs::read_to_string(self.dir.join("log")).unwrap_or_default();

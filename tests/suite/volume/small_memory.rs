@@ -56,6 +56,7 @@ fn a_directory_with_very_many_entries_takes_little_memory() {
         // Beside the parent, from the index.
         (&["backup", "--volume", "data"], 400),
         (&["check"], 250),
+        (&["check", "--read-data"], 250),
         (&["restore", "default/volume", "--to", "back"], 400),
         // Compares with what is there.
         (&["restore", "default/volume", "--to", "back"], 400),

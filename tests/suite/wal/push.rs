@@ -133,8 +133,8 @@ async fn every_operation_of_a_first_push_may_fail() {
             let first = folder.push(&segment_file(1, 3), file(&segment(1, 3, 0))).await;
             let asked = place.store.log().len() as u64;
             place.store.clear();
-            if first.is_err() {
-                let kind = first.unwrap_err().kind();
+            if let Err(e) = first {
+                let kind = e.kind();
                 assert!(matches!(kind, Kind::Unavailable | Kind::Denied), "{kind:?}");
             }
             for folder in [folder, place.folder()] {

@@ -113,6 +113,20 @@ async fn a_tip_ends_where_a_later_timeline_left() {
     place.folder().push_tip(name(1, 4), 0, part(4, 0..9000)).await.unwrap();
     push_history(&place.folder(), 2, &[(1, (4 << 20) + 5000)]).await;
     assert_unfinished(&place, 5000).await;
+    // The new one's own copy is there: only a recovery that stays on the old timeline asks for this, and gets all of it.
+    let copy = {
+        let mut s = segment(2, 4, 0);
+        s[4] = 1;
+        Bytes::from(s)
+    };
+    place.folder().push_tip(name(2, 4), 0, copy.slice(..6000)).await.unwrap();
+    assert_unfinished(&place, 9000).await;
+    // One that left where the segment begins has nothing of it.
     push_history(&place.folder(), 3, &[(1, 4 << 20)]).await;
     assert_missing(fetch(&place.folder(), &segment_file(1, 4), Mode::Recovery).await);
+    // One that left long before is no concern of it.
+    let place = self::place().await;
+    place.folder().push_tip(name(1, 4), 0, part(4, 0..9000)).await.unwrap();
+    push_history(&place.folder(), 2, &[(1, 2 << 20)]).await;
+    assert_unfinished(&place, 9000).await;
 }

@@ -142,3 +142,34 @@ fn status_tells_which_points_can_be_recovered_and_how_far_the_archive_is_behind(
     let window = &status["archives"][0]["systems"][0]["windows"][0];
     assert_eq!((&window["open"], &window["to"]), (&false.into(), &gone.start(size).to_string().into()), "{status:#}");
 }
+
+#[test]
+fn an_outage_during_a_recovery_never_ends_it_early() {
+    let place = Place::new("fetch_timeout: 1s");
+    let server = Server::create(18, false, &["--wal-segsize=1"], &place.archiving());
+    let copy = Server::unborn(18);
+    server.copy_to(&copy, &["-X", "none"], "archive_mode = off\n");
+    load(&server, "one", 4);
+    let middle = archived(&server);
+    load(&server, "two", 4);
+    archived(&server);
+    let rows = server.sql("postgres", "SELECT count(*), sum(n) FROM two");
+    // The store goes away when the recovery is in the middle of it.
+    let (store, away, over) = (place.path("store"), place.path("away"), place.path("over"));
+    let fetch = place.restoring(" --no-prefetch");
+    let fetch = fetch.trim_end().strip_prefix("restore_command = '").unwrap().strip_suffix('\'').unwrap().to_owned();
+    let config = format!("restore_command = 'if [ %f = {middle} ] && [ ! -e {over} ]; then mv {store} {away}; fi; {fetch}'\n");
+    let data = Path::new(&copy.data()).to_owned();
+    std::fs::write(data.join("postgresql.auto.conf"), config).unwrap();
+    std::fs::write(data.join("recovery.signal"), "").unwrap();
+    // It may be up for reading for a moment, before it meets the outage.
+    drop(copy.try_start());
+    until("the recovery is stopped", || Path::new(&away).exists() && !data.join("postmaster.pid").exists());
+    assert!(!copy.log().contains("archive recovery complete"), "{}", copy.log());
+    assert!(data.join("recovery.signal").exists());
+    std::fs::write(&over, "").unwrap();
+    std::fs::rename(&away, &store).unwrap();
+    copy.restart();
+    until("the copy is in service", || copy.sql("postgres", "SELECT pg_is_in_recovery()") == "f");
+    assert_eq!(copy.sql("postgres", "SELECT count(*), sum(n) FROM two"), rows);
+}

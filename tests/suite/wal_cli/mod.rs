@@ -1,6 +1,7 @@
 //! `strongroom wal …` and the client, called by real servers.
 
 mod archive;
+mod backlog;
 mod client;
 mod fetch;
 mod owners;

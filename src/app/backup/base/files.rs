@@ -18,10 +18,11 @@ use super::incoming::Incoming;
 use crate::crypto::Sha256;
 use crate::error::{Context, Error, Kind, Result};
 use crate::model::{BadPage, Metadata, Node};
-use crate::repository::{Chunking, FileContent, FileWriter, PendingFile, Writer};
+use crate::repository::{Blocks, Chunking, FileContent, FileWriter, PendingFile, Writer};
 use crate::runtime::Cancel;
 use crate::source::pg_base::{
-    Content, DataDirectory, Dir, Entry, EntryKind, Facts, FileClass, FileReader, ManifestFile, ManifestWriter, Settings,
+    Content, DataDirectory, Dir, Entry, EntryKind, Facts, FileClass, FileReader, ManifestFile, ManifestWriter, READ_BYTES,
+    Settings,
 };
 
 /// Bad pages that are listed.
@@ -90,6 +91,7 @@ pub(super) struct Copier<'a> {
     readers: usize,
     has_parent: bool,
     throttle: Throttle,
+    blocks: Blocks,
     manifest: Mutex<Manifest>,
     problems: Mutex<Problems>,
 }
@@ -117,6 +119,7 @@ impl<'a> Copier<'a> {
             readers: std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 8),
             has_parent: run.parent.is_some(),
             throttle: Throttle::new(settings.max_rate),
+            blocks: Blocks::default(),
             manifest: Mutex::new(manifest(writer, facts)?),
             problems: Mutex::default(),
         })
@@ -267,18 +270,22 @@ impl<'a> Copier<'a> {
             if data.is_empty() {
                 break;
             }
-            into.push(Bytes::from(data)).context(|| file.path().display().to_string())?;
+            into.push(data).context(|| file.path().display().to_string())?;
         }
         self.note_bad_pages(dir, entry, &file);
         let crc = file.crc();
         Ok(Some(Taken::Whole { file: into.end()?, crc }))
     }
 
-    fn read(&self, file: &mut FileReader, class: FileClass) -> Result<Vec<u8>> {
-        let data = file.read(class, &self.content)?;
-        self.stats.bytes_read.fetch_add(data.len() as u64, Relaxed);
-        self.throttle.take(data.len() as u64, self.cancel);
-        Ok(data)
+    fn read(&self, file: &mut FileReader, class: FileClass) -> Result<Bytes> {
+        let length = file.next_length();
+        // A small file does not hold a large block.
+        let pooled = length > READ_BYTES / 2;
+        let mut buffer = if pooled { self.blocks.take(READ_BYTES) } else { Vec::with_capacity(length) };
+        file.read(class, &self.content, &mut buffer)?;
+        self.stats.bytes_read.fetch_add(buffer.len() as u64, Relaxed);
+        self.throttle.take(buffer.len() as u64, self.cancel);
+        Ok(if pooled { self.blocks.share(buffer) } else { Bytes::from(buffer) })
     }
 
     fn unreadable(&self, error: &Error) -> Taken {

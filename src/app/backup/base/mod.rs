@@ -3,6 +3,7 @@
 //! The tree is that of a data directory at `/data`, whichever way the files came: tablespaces inline, WAL from start to stop in
 //! `pg_wal`, and beside it `/config` with the configuration files that lie elsewhere.
 
+mod archive;
 mod chunks;
 mod describe;
 mod entries;
@@ -73,7 +74,8 @@ impl Run {
         let bytes = directory.size()?;
         self.request.progress.expected_bytes.store(bytes, Relaxed);
         let chunks = Chunks::choose(self.parent_chunks(), bytes);
-        let follower = Follower::open(&server, &cancel)?;
+        let archive = self.archive_for(settings, server.facts())?;
+        let follower = if archive.is_none() { Some(Follower::open(&server, &cancel)?) } else { None };
         let start =
             server.start(&format!("strongroom {}/{}", self.request.tenant, self.request.job), settings.fast_checkpoint)?;
         directory.check_start(&start)?;
@@ -85,30 +87,44 @@ impl Run {
         };
         let copier = Copier::begin(self, &directory, writer, &cancel, settings, facts, content, chunks)?;
         let (root, stop, wal) = std::thread::scope(|scope| {
-            let mut wal = WalFiles::new(writer.clone());
-            let following = scope.spawn(|| {
+            let follow = |follower: &Follower| {
+                let mut wal = WalFiles::new(writer.clone());
                 let followed = follower.run(&directory, facts, &start, settings.wal_timeout, &mut wal, &cancel);
                 if followed.is_err() {
                     cancel.cancel();
                 }
-                followed.map(|()| wal)
-            });
+                followed.map(|()| Some(wal))
+            };
+            let following = follower.as_ref().map(|f| scope.spawn(move || follow(f)));
             let copied = copier.copy().and_then(|root| Ok((root, server.stop(&start)?)));
-            match &copied {
-                Ok((_, stop)) => follower.stop_at(stop.lsn),
-                Err(_) => follower.give_up(),
+            match (&follower, &copied) {
+                (Some(follower), Ok((_, stop))) => follower.stop_at(stop.lsn),
+                (Some(follower), Err(_)) => follower.give_up(),
+                (None, _) => {}
             }
-            let followed =
-                following.join().unwrap_or_else(|_| Err(Error::new(Kind::Bug, "a thread of the backup ended abnormally")));
-            first_failure(copied, followed, &self.cancel)
+            first_failure(copied, joined(following), &self.cancel)
         })?;
-        let read = Read { root, start, stop, wal: Some(wal) };
+        if let Some(folder) = &archive {
+            self.wait_for_archive(folder, settings, facts, (&start, &stop), &cancel)?;
+        }
+        let read = Read { root, start, stop, wal };
         self.describe(Described { settings, server: &server, writer, chunks }, copier.into_parts(), read)
     }
 }
 
+/// What a thread that followed WAL brings; nothing if there was none.
+fn joined(following: Option<std::thread::ScopedJoinHandle<'_, Result<Option<WalFiles>>>>) -> Result<Option<WalFiles>> {
+    let ended =
+        following.map(|f| f.join().unwrap_or_else(|_| Err(Error::new(Kind::Bug, "a thread of the backup ended abnormally"))));
+    ended.unwrap_or(Ok(None))
+}
+
 /// Both results, or the failure that came first: the one that was not caused by the other.
-fn first_failure(copied: Result<(Root, Stop)>, followed: Result<WalFiles>, cancel: &Cancel) -> Result<(Root, Stop, WalFiles)> {
+fn first_failure(
+    copied: Result<(Root, Stop)>,
+    followed: Result<Option<WalFiles>>,
+    cancel: &Cancel,
+) -> Result<(Root, Stop, Option<WalFiles>)> {
     match (copied, followed) {
         (Ok((root, stop)), Ok(wal)) => Ok((root, stop, wal)),
         (Err(e), Err(cause)) if e.kind() == Kind::Cancelled && !cancel.is_cancelled() => Err(cause),

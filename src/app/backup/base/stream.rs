@@ -14,7 +14,7 @@ use super::incoming::Incoming;
 use super::line::Line;
 use super::stream_wal::{End, StreamedWal};
 use super::trees::Trees;
-use super::{Read, entries, first_failure};
+use super::{Read, entries, first_failure, joined};
 use crate::error::{Error, Kind, Result};
 use crate::model::{BadPage, Node};
 use crate::postgres::Crc32c;
@@ -35,7 +35,11 @@ impl Run {
         let server = Server::open(settings, &cancel)?;
         let facts = server.facts();
         // The slot before the backup, so that no WAL of it can be removed.
-        let wal = StreamedWal::open(&server, settings.wal_timeout, writer, &cancel)?;
+        let archive = self.archive_for(settings, facts)?;
+        let wal = match archive {
+            None => Some(StreamedWal::open(&server, settings.wal_timeout, writer, &cancel)?),
+            Some(_) => None,
+        };
         let line = Line::new(&cancel)?;
         let mut session = line.wait(Replication::connect(server.connection()))?;
         let options = BaseBackupOptions {
@@ -59,25 +63,29 @@ impl Run {
         let mut receiver = Receiver::new(self, writer, content, chunks, manifest(writer, facts)?);
         let (end, over) = tokio::sync::watch::channel(End::Unknown);
         let (root, stop, files) = std::thread::scope(|scope| {
-            let following = scope.spawn(|| {
-                let followed = wal.run(facts, &start, over, &cancel);
-                if followed.is_err() {
-                    cancel.cancel();
-                }
-                followed
+            let following = wal.map(|wal| {
+                let (start, cancel) = (&start, &cancel);
+                scope.spawn(move || {
+                    let followed = wal.run(facts, start, over, cancel);
+                    if followed.is_err() {
+                        cancel.cancel();
+                    }
+                    followed.map(Some)
+                })
             });
             let received = receiver.receive(&mut stream, &line, &cancel).and_then(|(root, lsn)| {
                 let (label, tablespace_map) = receiver.own_files()?;
                 Ok((root, Stop { lsn, label, tablespace_map, at: server.now()? }))
             });
             end.send_replace(received.as_ref().map_or(End::Failed, |(_, stop)| End::At(stop.lsn)));
-            let followed =
-                following.join().unwrap_or_else(|_| Err(Error::new(Kind::Bug, "a thread of the backup ended abnormally")));
-            first_failure(received, followed, &self.cancel)
+            first_failure(received, joined(following), &self.cancel)
         })?;
+        if let Some(folder) = &archive {
+            self.wait_for_archive(folder, settings, facts, (&start, &stop), &cancel)?;
+        }
         let (list, mut problems) = receiver.into_parts();
         problems.judge(stream.bad_checksums());
-        let read = Read { root, start, stop, wal: Some(files) };
+        let read = Read { root, start, stop, wal: files };
         self.describe(Described { settings, server: &server, writer, chunks }, (list, problems), read)
     }
 }

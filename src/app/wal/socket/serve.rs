@@ -33,18 +33,47 @@ pub(in super::super) struct Service {
     jobs: BTreeMap<String, Arc<Shipper>>,
     /// Ends with the service; what it began is finished or given up.
     stop: Cancel,
-    asked: Mutex<Instant>,
+    in_use: Mutex<Use>,
+}
+
+/// Whether anybody needs it.
+#[derive(Debug)]
+struct Use {
+    /// Requests under way.
+    busy: usize,
+    /// When the last one began or ended.
+    last: Instant,
+}
+
+/// A request under way.
+struct Busy<'a>(&'a Mutex<Use>);
+
+impl<'a> Busy<'a> {
+    fn new(of: &'a Mutex<Use>) -> Self {
+        let mut now = of.lock();
+        (now.busy, now.last) = (now.busy + 1, Instant::now());
+        drop(now);
+        Self(of)
+    }
+}
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        let mut now = self.0.lock();
+        (now.busy, now.last) = (now.busy.saturating_sub(1), Instant::now());
+    }
 }
 
 impl Service {
     pub(in super::super) fn new(jobs: impl IntoIterator<Item = Arc<Shipper>>, stop: Cancel) -> Self {
         let jobs = jobs.into_iter().map(|s| (s.job().name.to_string(), s)).collect();
-        Self { jobs, stop, asked: Mutex::new(Instant::now()) }
+        Self { jobs, stop, in_use: Mutex::new(Use { busy: 0, last: Instant::now() }) }
     }
 
     /// How long nobody has asked for anything.
     pub(in super::super) fn idle(&self) -> Duration {
-        self.asked.lock().elapsed()
+        let now = self.in_use.lock();
+        if now.busy > 0 { Duration::ZERO } else { now.last.elapsed() }
     }
 
     fn shipper(&self, job: &str) -> Result<&Arc<Shipper>> {
@@ -60,7 +89,7 @@ impl Service {
     }
 
     async fn answer(&self, line: &str, files: Vec<OwnedFd>) -> Result<Reply> {
-        *self.asked.lock() = Instant::now();
+        let _busy = Busy::new(&self.in_use);
         let request = Request::parse(line).map_err(|why| Error::new(Kind::Usage, why))?;
         let files: Vec<File> = files.into_iter().map(File::from).collect();
         match request {
@@ -179,9 +208,8 @@ async fn exchange(stream: UnixStream, service: &Service, refused: Option<Error>)
                 say(&stream, &Reply::Wait).await?;
                 continue;
             }
-            () = service.stop.cancelled() => {
-                failure(&Error::new(Kind::Unavailable, "the daemon is ending").hint("The call is repeated by the server."))
-            }
+            // Who asks again meets the next one.
+            () = service.stop.cancelled() => failure(&Error::new(Kind::Cancelled, "the daemon is ending")),
         };
         return say(&stream, &reply).await;
     }

@@ -266,8 +266,8 @@ fn lag(status: &WalStatus, newest: Option<&Surveyed>) -> Option<Lag> {
     let oldest = status.waiting.as_ref().map(|w| w.oldest_seconds);
     let bytes = match (&status.server, newest) {
         (Some(server), Some((_, survey))) => {
-            let segments = survey.segments().iter().filter(|s| s.name.timeline == server.timeline);
-            let reached = segments.last().map(|s| s.name.end(survey.segment_size()));
+            let last = survey.segments().iter().rfind(|s| s.name.timeline == server.timeline);
+            let reached = last.map(|s| s.name.end(survey.segment_size()));
             reached.map(|end| server.position.0.saturating_sub(end.0))
         }
         _ => status.waiting.as_ref().map(|w| w.bytes),

@@ -1,0 +1,162 @@
+//! Rules, applied to the history of each database system on its own.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::time::Duration;
+
+use jiff::tz::TimeZone;
+use serde::Serialize;
+
+use super::keep::{Keep, text};
+use super::plan::{Candidate, Guards};
+use crate::model::{Id, Time};
+
+/// A database system: what `initdb` or `pg_upgrade` made. Text form `17-7301234567890123456`, as in the archive's folders.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SystemId {
+    /// Major version of the server.
+    pub major: u32,
+    /// The number that `initdb` gave it.
+    pub identifier: u64,
+}
+
+impl fmt::Display for SystemId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.major, self.identifier)
+    }
+}
+
+impl Serialize for SystemId {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(self)
+    }
+}
+
+/// Snapshots of one system, newest first.
+type History<'a> = Vec<&'a Candidate>;
+
+/// Which rules keep which of the complete snapshots, given newest first.
+pub(super) fn kept_by_rules(counted: &[&Candidate], keep: &Keep, guards: &Guards) -> BTreeMap<Id, Vec<String>> {
+    let mut kept: BTreeMap<Id, Vec<String>> = BTreeMap::new();
+    if keep.is_empty() {
+        kept.extend(counted.iter().map(|c| (c.id, vec!["the job has no retention rule".to_owned()])));
+        return kept;
+    }
+    // What no calendar can place is never removed.
+    let unplaced = counted.iter().filter(|c| c.time.to_jiff().is_none());
+    kept.extend(unplaced.map(|c| (c.id, vec!["its date is outside the calendar".to_owned()])));
+    let systems = histories(counted);
+    for (name, count) in keep.counts() {
+        let Some(count) = count else { continue };
+        // When newer systems keep something by this rule.
+        let mut newer: Vec<Time> = Vec::new();
+        for history in &systems {
+            let Some(own) = history.first() else { continue };
+            if newer.iter().filter(|t| **t > own.time).count() >= count as usize {
+                continue;
+            }
+            for (used, c) in (1..=count).zip(heads(name, history, &guards.zone)) {
+                kept.entry(c.id).or_default().push(format!("{name} {used} of {count}{}", of(history, &systems)));
+                newer.push(c.time);
+            }
+        }
+    }
+    if let (Some(within), Some(newest)) = (keep.within, counted.first()) {
+        for history in &systems {
+            let Some(own) = history.first().filter(|own| !is_longer(newest.time, own.time, within)) else { continue };
+            for c in history.iter().take_while(|c| !is_longer(own.time, c.time, within)) {
+                kept.entry(c.id).or_default().push(format!("within {}{}", text(within), of(history, &systems)));
+            }
+        }
+    }
+    if let Some(window) = keep.recovery_window {
+        for (id, why) in window_needs(&systems, window, guards.store_now) {
+            kept.entry(id).or_default().push(why);
+        }
+    }
+    kept
+}
+
+/// The systems, that with the newest snapshot first.
+fn histories<'a>(counted: &[&'a Candidate]) -> Vec<History<'a>> {
+    let mut order = Vec::new();
+    let mut by_system: BTreeMap<Option<SystemId>, History<'a>> = BTreeMap::new();
+    for c in counted {
+        if !by_system.contains_key(&c.system) {
+            order.push(c.system);
+        }
+        by_system.entry(c.system).or_default().push(c);
+    }
+    order.into_iter().filter_map(|system| by_system.remove(&system)).collect()
+}
+
+/// Which system a reason is about, where there are several.
+fn of(history: &History<'_>, systems: &[History<'_>]) -> String {
+    match history.first().and_then(|c| c.system) {
+        Some(system) if systems.len() > 1 => format!(" of system {system}"),
+        _ => String::new(),
+    }
+}
+
+/// The newest snapshot of each period. A period is recognised by its number; snapshots are sorted, so the first of a
+/// period is its newest.
+fn heads<'a>(name: &str, history: &History<'a>, zone: &TimeZone) -> Vec<&'a Candidate> {
+    if name == "last" {
+        return history.clone();
+    }
+    let mut seen = BTreeSet::new();
+    history.iter().copied().filter(|c| period(name, c.time, zone).is_some_and(|p| seen.insert(p))).collect()
+}
+
+/// What recovery to any time of the window needs: of each system what ended in it, and the newest that ended before.
+/// Times before the newer systems began are covered by the older ones only.
+fn window_needs(systems: &[History<'_>], window: Duration, now: Time) -> Vec<(Id, String)> {
+    let mut needed = Vec::new();
+    let is_inside = |t: Time| !is_longer(now, t, window);
+    // Of newer systems: when snapshots were made, and the first time they can be recovered to.
+    let mut newer: Vec<(Time, Time)> = Vec::new();
+    for history in systems {
+        let Some(own) = history.first() else { continue };
+        if newer.iter().any(|(made, end)| *made > own.time && !is_inside(*end)) {
+            continue;
+        }
+        let mut by_end = history.clone();
+        by_end.sort_by_key(|c| std::cmp::Reverse((end(c), c.id)));
+        for c in by_end {
+            let at = of(history, systems);
+            if is_inside(end(c)) {
+                needed.push((c.id, format!("in the recovery window of {}{at}", text(window))));
+            } else {
+                needed.push((c.id, format!("where the recovery window of {} begins{at}", text(window))));
+                break;
+            }
+        }
+        newer.extend(history.iter().map(|c| (c.time, end(c))));
+    }
+    needed
+}
+
+/// The earliest time it can be recovered to.
+fn end(c: &Candidate) -> Time {
+    c.end.unwrap_or(c.time)
+}
+
+fn is_longer(later: Time, earlier: Time, than: Duration) -> bool {
+    later.seconds_since(earlier) > than.as_secs_f64()
+}
+
+/// A number that is the same for all times of one period and different for neighbouring periods.
+fn period(name: &str, time: Time, zone: &TimeZone) -> Option<i64> {
+    let civil = zone.to_datetime(time.to_jiff()?);
+    let (year, month, day) = (i64::from(civil.year()), i64::from(civil.month()), i64::from(civil.day()));
+    Some(match name {
+        "hourly" => ((year * 12 + month) * 31 + day) * 24 + i64::from(civil.hour()),
+        "daily" => (year * 12 + month) * 31 + day,
+        "weekly" => {
+            let week = civil.date().iso_week_date();
+            i64::from(week.year()) * 53 + i64::from(week.week())
+        }
+        "monthly" => year * 12 + month,
+        _ => year,
+    })
+}
