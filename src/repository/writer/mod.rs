@@ -119,6 +119,7 @@ struct Job {
 }
 
 /// What is to be stored.
+#[allow(clippy::large_enum_variant, reason = "a box for each blob would cost more than the room does")]
 enum Work {
     Blob(BlobType, Bytes),
     Tree(LargeTree),

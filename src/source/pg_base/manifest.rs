@@ -91,7 +91,7 @@ impl<W: Write, D: Digest> ManifestWriter<W, D> {
             "\n],\n\"WAL-Ranges\": [\n{{ \"Timeline\": {timeline}, \"Start-LSN\": \"{start}\", \"End-LSN\": \"{stop}\" }}\n],\n"
         ))?;
         let sum = self.digest.finish();
-        write!(self.out, "\"Manifest-Checksum\": \"{sum}\"}}\n").context(|| "write the backup manifest")?;
+        writeln!(self.out, "\"Manifest-Checksum\": \"{sum}\"}}").context(|| "write the backup manifest")?;
         Ok(self.out)
     }
 

@@ -57,7 +57,7 @@ fn a_file_that_cannot_be_read_makes_it_incomplete() {
         (output.status.code(), text)
     };
     assert_eq!(run(&["init"]).0, Some(0));
-    std::fs::set_permissions(Path::new(&server.data()).join(&path), PermissionsExt::from_mode(0)).unwrap();
+    std::fs::set_permissions(Path::new(&server.data()).join(&path), PermissionsExt::from_mode(0o0)).unwrap();
     let (code, text) = run(&["backup", "acme/main"]);
     assert_eq!(code, Some(3), "{text}");
     assert!(text.contains(&path), "{text}");

@@ -65,7 +65,9 @@ impl Origin {
     pub fn settle(&self) {
         let last = self.sql("SELECT pg_walfile_name(pg_switch_wal())");
         let began = Instant::now();
-        while !self.archive().join(&last).exists() {
+        // The server's own word: a file that is being copied is there before it is whole.
+        let archived = format!("SELECT coalesce(left(last_archived_wal, 24) >= '{last}', false) FROM pg_stat_archiver");
+        while self.sql(&archived) != "t" {
             assert!(began.elapsed() < Duration::from_secs(30), "{last} is not archived: {}", self.server.log());
             std::thread::sleep(Duration::from_millis(20));
         }

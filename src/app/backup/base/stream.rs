@@ -127,6 +127,7 @@ struct Current {
     to: To,
 }
 
+#[allow(clippy::large_enum_variant, reason = "there is one at a time")]
 enum To {
     Snapshot { into: Incoming, crc: Crc32c, scan: Option<PageScan> },
     Memory(Vec<u8>),

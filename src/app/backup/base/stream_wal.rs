@@ -123,11 +123,8 @@ impl StreamedWal {
                         }
                     }
                 }
-                Some(WalEvent::Keepalive { reply_now, .. }) => {
-                    if reply_now {
-                        confirm(&self.line, &mut stream, position)?;
-                    }
-                }
+                Some(WalEvent::Keepalive { reply_now: true, .. }) => confirm(&self.line, &mut stream, position)?,
+                Some(WalEvent::Keepalive { .. }) => {}
                 Some(WalEvent::EndOfTimeline(over)) => {
                     return Err(Error::new(
                         Kind::Unavailable,
