@@ -42,3 +42,22 @@ fn libc_version(cancel: &Cancel) -> Option<String> {
     let text = String::from_utf8_lossy(&text);
     Some(text.trim().strip_prefix("glibc ")?.to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn other_versions_are_told_and_unknown_ones_too() {
+        let with = |pairs: &[(&str, &str)]| {
+            let mut facts = crate::restore::cluster::plan::tests::base(1, 1, 10, 10).facts;
+            facts.collation_versions = pairs.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect();
+            facts
+        };
+        assert!(compare(&with(&[]), Some("2.36")).is_empty());
+        assert!(compare(&with(&[("libc", "2.36")]), Some("2.36")).is_empty());
+        assert!(compare(&with(&[("libc", "2.31")]), Some("2.36"))[0].contains("libc 2.31, this machine has 2.36"));
+        assert!(compare(&with(&[("libc", "2.31")]), None)[0].contains("could not be found out"));
+        assert!(compare(&with(&[("icu", "153.120")]), Some("2.36"))[0].contains("153.120"));
+    }
+}

@@ -83,7 +83,7 @@ pub(super) fn area(relative: &[u8]) -> Area {
     }
 }
 
-/// Whether an entry belongs into the backup. Unlogged relations are told apart by [`unlogged`], since that takes the whole
+/// Whether an entry belongs into the backup. Unlogged relations are told apart by `Unlogged`, since that takes the whole
 /// directory.
 pub(super) fn keep(area: Area, name: &[u8], is_dir: bool) -> Keep {
     if LEFT_OUT.contains(&name) || LEFT_OUT_PREFIXES.iter().any(|p| name.starts_with(p)) {

@@ -311,3 +311,32 @@ fn a_standby_follows_the_archive() {
     await_true(&server, "SELECT count(*) = 3 FROM t");
     assert_eq!(server.sql("postgres", "SELECT pg_is_in_recovery()"), "t");
 }
+
+#[test]
+fn a_failover_is_crossed_and_the_old_timeline_can_be_kept_to() {
+    let site = Site::new(17);
+    site.backup();
+    site.sql("INSERT INTO t VALUES (1)");
+    archived(&site.server);
+    let standby = site.server.standby("");
+    site.sql("INSERT INTO t VALUES (2)");
+    let two = site.moment();
+    await_true(&standby, "SELECT count(*) = 2 FROM t");
+    site.server.stop();
+    standby.promote();
+    standby.sql("postgres", "INSERT INTO t VALUES (3); SELECT pg_sleep(0.02)");
+    let three = standby.sql("postgres", "SELECT clock_timestamp()");
+    standby.sql("postgres", "SELECT pg_sleep(0.02); INSERT INTO t VALUES (4)");
+    archived(&standby);
+    for (target, rows) in [
+        (&[][..], "1,2,3,4"),
+        (&["--target-time", &three][..], "1,2,3"),
+        (&["--target-time", &two][..], "1,2"),
+        // A server that is shut down archives the rest of its log first.
+        (&["--target-timeline", "current"][..], "1,2"),
+    ] {
+        let server = site.recovered(target);
+        assert_eq!(rows_after_promotion(&server), rows, "{target:?}\n{}", server.log());
+    }
+    assert_eq!(site.preview(&[])["timeline"], 2);
+}

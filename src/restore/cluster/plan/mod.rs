@@ -12,7 +12,7 @@
 
 mod reach;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 mod windows;
 
 use crate::error::{Error, Kind, Result};

@@ -10,7 +10,7 @@ fn time(minutes: i64) -> Time {
 }
 
 /// A base backup whose stop lies at `stop` MiB (start 1 MiB before) and `minutes`.
-fn base(n: u8, timeline: u32, stop: u64, minutes: i64) -> Base {
+pub(in crate::restore::cluster) fn base(n: u8, timeline: u32, stop: u64, minutes: i64) -> Base {
     let facts = BaseBackup {
         cluster: "main".into(),
         system_identifier: 1,
