@@ -5,7 +5,8 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 export STRONGROOM_CACHE ?= $(HOME)/.cache/strongroom
-TOOLS := $(filter-out tests/tools/common.sh,$(wildcard tests/tools/*.sh))
+# All that tests need; pgBackRest is the benchmark's alone.
+TOOLS := $(filter-out tests/tools/common.sh tests/tools/pgbackrest.sh,$(wildcard tests/tools/*.sh))
 SCRIPTS := .ci/run $(wildcard tests/tools/*.sh tests/demo/*.sh tests/bench/*.sh container/*.sh)
 
 .PHONY: help demo tour test judges tools bench image lint lint-k8s fmt clean

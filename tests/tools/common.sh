@@ -57,10 +57,12 @@ apt_mirror() {
     printf '%s\n' "$uri"
 }
 
-# debian_unpack SUITE PACKAGE DIR: downloads one package of another Debian release by lists of its own (the machine's
-# own lists and packages stay as they are) and unpacks it into DIR. Needs no root.
+# debian_unpack SUITE PACKAGE DIR [libraries]: downloads one package of another Debian release by lists of its own (the
+# machine's own lists and packages stay as they are) and unpacks it into DIR; with `libraries` also every library package
+# it needs, down to the C library. Needs no root.
 debian_unpack() {
-    local suite=$1 package=$2 dir=$3 work options key
+    local suite=$1 package=$2 dir=$3 libraries=${4:-} work options key deb
+    local -a packages=("$package")
     work=$(mktemp -d)
     mkdir -p "$work/lists/partial" "$work/archives/partial"
     key=/usr/share/keyrings/debian-archive-keyring.gpg
@@ -70,8 +72,14 @@ debian_unpack() {
         -o "Dir::Cache=$work" -o "Dir::Cache::Archives=$work/archives" -o "APT::Sandbox::User=$(id -un)"
         -o Acquire::Languages=none -o Acquire::IndexTargets::deb::Contents-deb::DefaultEnabled=false)
     apt-get -q=2 "${options[@]}" update
-    (cd "$work" && apt-get -q=2 "${options[@]}" download "$package")
-    dpkg -x "$work"/"$package"_*.deb "$dir"
+    if [ "$libraries" = libraries ]; then
+        # Programs it asks for, and what those need, are left out: only what the loader will look for.
+        mapfile -t -O 1 packages < <(apt-cache "${options[@]}" depends --important "$package" |
+            awk '$1 == "Depends:" && $2 ~ /^(lib|zlib)/ { print $2 }' |
+            xargs apt-cache "${options[@]}" depends --recurse --important | grep -E '^(lib|zlib)' | sort -u)
+    fi
+    (cd "$work" && apt-get -q=2 "${options[@]}" download "${packages[@]}")
+    for deb in "$work"/*.deb; do dpkg -x "$deb" "$dir"; done
     rm -rf "$work"
 }
 
