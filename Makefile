@@ -30,7 +30,7 @@ judges: ## install stock restic and rustic, which judge every repository we writ
 tools: ## install all that the tests need (PostgreSQL, SeaweedFS, Azurite, restic, rustic)
 	@for tool in $(TOOLS); do $$tool >/dev/null; done
 
-bench: judges ## measure beside stock restic and rustic (about an hour; ARGS=--quick for minutes)
+bench: judges ## measure beside stock restic and rustic, pgBackRest and pg_basebackup (about two hours; ARGS=--quick for minutes)
 	tests/bench/bench.sh $(ARGS)
 
 image: ## the container image, with docker, podman or buildah (ARGS="--tag NAME …", see container/build.sh)

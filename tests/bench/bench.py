@@ -13,21 +13,13 @@ import time
 
 import corpus
 import measure
+import physical
 import tools
+from verdict import bar, note, verdicts
 
 CACHE = os.environ["STRONGROOM_CACHE"]
 # How many times as fast as the faster of the two peers.
 BARS = {"first": 2.5, "unchanged": 2.0, "changed": 2.0, "restore": 2.0}
-verdicts = []
-
-
-def bar(name, met, figure):
-    verdicts.append((name, bool(met), figure))
-    print(f"  {'met   ' if met else 'NOT MET'} {name}: {figure}", flush=True)
-
-
-def note(text=""):
-    print(text, flush=True)
 
 
 def limits(folder, size):
@@ -239,11 +231,12 @@ def dump(args, make_store, results):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--quick", action="store_true", help="a tenth of the data, one round: shows that all works, not how fast")
-    parser.add_argument("--only", default="files,dump,million")
+    parser.add_argument("--only", default="files,dump,million,physical")
     parser.add_argument("--stores", default="local,s3")
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--corpus-gb", type=float)
     parser.add_argument("--memory", default="96MiB", help="our memory budget; the rest of 128 MiB is for code, stacks and the allocator")
+    physical.options(parser)
     parser.add_argument("--json", help="where the figures go as JSON")
     args = parser.parse_args()
     args.rounds = args.rounds or (1 if args.quick else 3)
@@ -267,7 +260,7 @@ def main():
         stores = args.stores.split(",") if part == "files" else ["local"]
         for store in stores:
             try:
-                {"files": files, "dump": dump, "million": million}[part](args, makers[store], results)
+                {"files": files, "dump": dump, "million": million, "physical": physical.run}[part](args, makers[store], results)
             except measure.Failed as error:
                 bar(f"{part} on {store}", False, f"failed: {error}")
     missed = [v for v in verdicts if not v[1]]

@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
-# make bench: strongroom beside stock restic and rustic, on the same data, in the same run, in turn.
+# make bench: strongroom beside stock restic and rustic, and beside pgBackRest and pg_basebackup, on the same data, in the same
+# run, in turn.
 #
-#   tests/bench/bench.sh [--quick] [--only files,dump,million] [--stores local,s3] [--rounds N] [--corpus-gb N] [--json FILE]
+#   tests/bench/bench.sh [--quick] [--only files,dump,million,physical] [--stores local,s3] [--rounds N] [--corpus-gb N] [--json FILE]
+#     [--scale N] [--level N] [--segments N] [--segment-mib N] [--skip base,wal,within]      (of `physical`)
 #
-# Needs about four times the corpus of free disk below $STRONGROOM_CACHE. STRONGROOM_BIN: use this binary instead of building.
+# Needs about four times the corpus of free disk below $STRONGROOM_CACHE, and for `physical` about 20 GB below $TMPDIR. STRONGROOM_BIN: use this binary instead of building.
 # Nothing else should run on the machine; where something does, trust the ratios (medians over rounds), not the seconds.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -17,6 +19,7 @@ export STRONGROOM_BIN
 tests/tools/restic.sh >/dev/null
 tests/tools/rustic.sh >/dev/null
 tests/tools/seaweedfs.sh >/dev/null
+tests/tools/pgbackrest.sh >/dev/null
 POSTGRES=$(tests/tools/postgres.sh 17)
 export POSTGRES
 exec python3 tests/bench/bench.py "$@"

@@ -154,7 +154,9 @@ class Cluster:
     """A private PostgreSQL that listens on a socket only, in a temporary folder. Root runs it as another user, as
     PostgreSQL demands, from a copy of the programs that this user can reach."""
 
-    def __init__(self, binaries):
+    def __init__(self, binaries, conf="", initdb=()):
+        """`conf`: further lines of postgresql.conf; `initdb`: further arguments of initdb."""
+        self.conf, self.initdb = conf, initdb
         self.folder = tempfile.mkdtemp(prefix="strongroom-bench-pg.")
         os.chmod(self.folder, 0o755)
         self.bin, self.data, self.user, self.running = f"{binaries}/bin", f"{self.folder}/data", [], False
@@ -168,11 +170,11 @@ class Cluster:
             os.chown(self.data, user.pw_uid, user.pw_gid)
 
     def __enter__(self):
-        self.as_user("initdb", "-D", self.data, "-U", "postgres", "-A", "trust", "--no-sync", "--locale=C.UTF-8")
+        self.as_user("initdb", "-D", self.data, "-U", "postgres", "-A", "trust", "--no-sync", "--locale=C.UTF-8", *self.initdb)
         with open(f"{self.data}/postgresql.conf", "a") as conf:
             conf.write(f"listen_addresses = ''\nunix_socket_directories = '{self.folder}'\nunix_socket_permissions = 0777\n")
             conf.write("fsync = off\nmax_wal_size = 2GB\nwal_level = minimal\nmax_wal_senders = 0\nautovacuum = off\n")
-            conf.write("shared_buffers = 256MB\nexternal_pid_file = ''\n")
+            conf.write(f"shared_buffers = 256MB\nexternal_pid_file = ''\n{self.conf}")
         os.chmod(self.folder, 0o777)
         self.as_user("pg_ctl", "-D", self.data, "-l", "/dev/null", "-w", "start")
         self.running = True
@@ -197,12 +199,16 @@ class Cluster:
         return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
 
     def url(self, database):
-        return f"postgresql://postgres@/{database}?host={urllib.parse.quote(self.folder, safe='')}"
+        return f"postgresql://postgres@/{database}?host={self.quoted(self.folder)}"
 
-    def pgbench_init(self, scale, database="bench"):
-        """pgbench's tables, about 15 MB a scale."""
+    @staticmethod
+    def quoted(text):
+        return urllib.parse.quote(text, safe="")
+
+    def pgbench_init(self, scale, database="bench", fill=100):
+        """pgbench's tables, about 15 MB a scale; `fill`: how full their pages are, in percent."""
         self.sql(f"CREATE DATABASE {database}")
-        command = [f"{self.bin}/pgbench", "-q", "-i", "-s", str(scale), self.url(database)]
+        command = [f"{self.bin}/pgbench", "-q", "-i", "-s", str(scale), "-F", str(fill), self.url(database)]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         self.sql("CHECKPOINT", database)
 

@@ -32,8 +32,7 @@ def run(command, env=None, cgroup=None, check=True, cwd=None):
 
     def enter():
         if cgroup:
-            with open(cgroup.procs, "w") as procs:
-                procs.write("0")
+            cgroup.enter(0)
 
     started = time.monotonic()
     child = subprocess.Popen(
@@ -52,31 +51,61 @@ def run(command, env=None, cgroup=None, check=True, cwd=None):
 
 
 class Cgroup:
-    """A memory limit (cgroup v1 or v2); needs root. `with Cgroup(128) as c:`; c is None where it cannot be had."""
+    """A group of processes (cgroup v1 or v2), within a memory limit if one is given; needs root. `with Cgroup(128) as c:`; c is
+    None where it cannot be had."""
 
-    def __init__(self, limit_mib):
-        self.limit = limit_mib * 1024 * 1024
+    made = 0
+
+    def __init__(self, limit_mib=None):
+        self.limit = limit_mib and limit_mib * 1024 * 1024
         self.v1 = os.path.isfile("/sys/fs/cgroup/memory/memory.limit_in_bytes")
-        root = "/sys/fs/cgroup/memory" if self.v1 else "/sys/fs/cgroup"
-        self.path = f"{root}/strongroom-bench-{os.getpid()}"
-        self.procs = f"{self.path}/cgroup.procs"
+        Cgroup.made += 1
+        name = f"strongroom-bench-{os.getpid()}-{Cgroup.made}"
+        # Of the older kind there is one tree a resource; memory's is the first.
+        roots = ["/sys/fs/cgroup/memory", "/sys/fs/cgroup/cpuacct"] if self.v1 else ["/sys/fs/cgroup"]
+        self.paths = [f"{root}/{name}" for root in roots]
+        self.path = self.paths[0]
 
     def __enter__(self):
         try:
-            os.mkdir(self.path)
-            self.write("memory.limit_in_bytes" if self.v1 else "memory.max", self.limit)
-            if not self.v1:
-                self.write("memory.swap.max", 0)
+            for path in self.paths:
+                os.mkdir(path)
+            if self.limit:
+                self.write("memory.limit_in_bytes" if self.v1 else "memory.max", self.limit)
+                if not self.v1:
+                    self.write("memory.swap.max", 0)
         except OSError as error:
             print(f"no memory cgroup here ({error}): run as root to measure within a limit", file=sys.stderr)
             return None
         return self
 
     def __exit__(self, *_):
-        try:
-            os.rmdir(self.path)
-        except OSError:
-            pass
+        for path in self.paths:
+            try:
+                os.rmdir(path)
+            except OSError:
+                pass
+
+    def enter(self, pid):
+        """This process (0: the caller) and those that it will start."""
+        for path in self.paths:
+            with open(f"{path}/cgroup.procs", "w") as procs:
+                procs.write(str(pid))
+
+    def leave(self, pid):
+        for path in self.paths:
+            with open(f"{os.path.dirname(path)}/cgroup.procs", "w") as procs:
+                procs.write(str(pid))
+
+    def pids(self):
+        return [int(line) for line in self.read("cgroup.procs").split()]
+
+    def cpu(self):
+        """CPU seconds of all that ever ran in it."""
+        if self.v1:
+            with open(f"{self.paths[1]}/cpuacct.usage") as file:
+                return int(file.read()) / 1e9
+        return next((int(line.split()[1]) / 1e6 for line in self.read("cpu.stat").splitlines() if line.startswith("usage_usec ")), 0.0)
 
     def write(self, name, value):
         with open(f"{self.path}/{name}", "w") as file:

@@ -1,0 +1,152 @@
+"""The programs that save a whole cluster, each told to do the same things: save, save again, restore, and say what it stored.
+They run as the user that the server runs as, and keep everything below one folder of that user's."""
+
+import json
+import os
+import shlex
+import shutil
+
+import tools
+import tree
+
+STANZA = "bench"
+
+
+def size_of(folder):
+    return sum(os.path.getsize(f"{at}/{name}") for at, _, names in os.walk(folder) for name in names)
+
+
+def copies(cluster):
+    """The programs, where the server's user can reach them."""
+    peer = cluster.program(f"{os.environ['STRONGROOM_CACHE']}/pgbackrest-2.60", "pgbackrest")
+    return {"strongroom": cluster.program(os.environ["STRONGROOM_BIN"], "strongroom"), "pgbackrest": f"{peer}/bin/pgbackrest"}
+
+
+class Program:
+    """`place`: a folder of its own, that `drop` removes."""
+
+    def __init__(self, name, cluster, work, level):
+        self.cluster, self.level, self.place = cluster, level, f"{work}/{name}"
+        cluster.folder_of(self.place)
+
+    def call(self, *command, **options):
+        """Runs it; the server's CPU seconds are added to its own, for whoever lets the server do the work."""
+        before = self.cluster.cpu()
+        cost = tree.run([*self.cluster.user, *command], cwd=self.place, **options)
+        cost.cpu += self.cluster.cpu() - before
+        return cost
+
+    def drop(self):
+        shutil.rmtree(self.place)
+
+
+class Strongroom(Program):
+    name = "strongroom"
+
+    def __init__(self, name, cluster, work, level, memory, binary):
+        super().__init__(name, cluster, work, level)
+        self.binary, self.config = binary, f"{self.place}/strongroom.yaml"
+        settings = {
+            "environment": "bench",
+            "repository": {"url": f"file://{self.place}/repo", "password": {"value": tools.PASSWORD}, "layout": "{root}", "compression": level},
+            "tenants": {"bench": {"jobs": {
+                "base": {"pg_base": {"url": cluster.url("postgres"), "data_directory": cluster.data}},
+                "wal": {"pg_wal": {"mode": "archive", "socket": "none"}},
+            }}},
+            "limits": {"memory": memory},
+            "cache_dir": f"{self.place}/cache",
+        }
+        with open(self.config, "w") as file:
+            json.dump(settings, file)
+        os.chmod(self.config, 0o644)
+        self.call(binary, "--config", self.config, "-q", "init")
+
+    def run(self, *arguments, **options):
+        return self.call(self.binary, "--config", self.config, "--json", "-q", *arguments, **options)
+
+    def full(self, **options):
+        return self.run("backup", "bench/base", **options)
+
+    # Every snapshot is a full one: there is no other kind.
+    next_day = full
+
+    def restore(self, target, **options):
+        return self.run("restore", "bench/base", "--to", target, "--target-immediate", **options)
+
+    def size(self):
+        return size_of(f"{self.place}/repo") - size_of(f"{self.place}/repo/wal")
+
+    def archive(self):
+        return f"{self.place}/repo/wal"
+
+    def archive_command(self):
+        return f"{self.binary} --config {self.config} -q wal push %p --job bench/wal"
+
+    def restore_command(self, data):
+        del data
+        return f"{self.binary} --config {self.config} -q wal fetch %f %p --job bench/wal"
+
+
+class PgBackRest(Program):
+    name = "pgbackrest"
+
+    def __init__(self, name, cluster, work, level, binary, asynchronous=False):
+        super().__init__(name, cluster, work, level)
+        self.binary, self.config = binary, f"{self.place}/pgbackrest.conf"
+        settings = {
+            "repo1-path": f"{self.place}/repo", "repo1-bundle": "y", "repo1-block": "y", "repo1-retention-full": "9",
+            "compress-type": "zst", "compress-level": level, "process-max": 2, "start-fast": "y",
+            "archive-async": "y" if asynchronous else "n", "archive-get-queue-max": "256MiB", "archive-timeout": "600",
+            "spool-path": f"{self.place}/spool", "lock-path": f"{self.place}/lock", "log-level-file": "off", "log-level-console": "warn",
+        }
+        cluster.folder_of(f"{self.place}/spool")
+        with open(self.config, "w") as file:
+            file.write("[global]\n" + "".join(f"{k}={v}\n" for k, v in settings.items()))
+            file.write(f"[{STANZA}]\npg1-path={cluster.data}\npg1-socket-path={cluster.folder}\npg1-user=postgres\n")
+        os.chmod(self.config, 0o644)
+        self.run("stanza-create")
+
+    def run(self, *arguments, **options):
+        return self.call(self.binary, f"--config={self.config}", f"--stanza={STANZA}", *arguments, **options)
+
+    def full(self, **options):
+        return self.run("backup", "--type=full", **options)
+
+    def next_day(self, **options):
+        return self.run("backup", "--type=incr", **options)
+
+    def restore(self, target, **options):
+        self.cluster.folder_of(target)
+        return self.run("restore", f"--pg1-path={target}", "--type=immediate", "--target-action=promote", "--archive-mode=off", **options)
+
+    def size(self):
+        return size_of(f"{self.place}/repo/backup")
+
+    def archive(self):
+        return f"{self.place}/repo/archive"
+
+    def archive_command(self):
+        return f"{self.binary} --config={self.config} --stanza={STANZA} archive-push %p"
+
+    def restore_command(self, data):
+        return f"{self.binary} --config={self.config} --stanza={STANZA} --pg1-path={data} archive-get %f %p"
+
+
+class PgBaseBackup(Program):
+    """`pg_basebackup | zstd`, and `zstd -d | tar x`: what everybody has."""
+
+    name = "pg_basebackup"
+
+    def full(self, **options):
+        take = [f"{self.cluster.bin}/pg_basebackup", "-D", "-", "-Ft", "-X", "fetch", "-c", "fast", "--no-manifest", "-d", self.cluster.url("postgres")]
+        script = f"set -o pipefail; {shlex.join(take)} | zstd -q -f -{self.level} -T2 -o base.tar.zst"
+        return self.call("bash", "-c", script, **options)
+
+    next_day = full
+
+    def restore(self, target, **options):
+        self.cluster.folder_of(target)
+        return self.call("bash", "-c", f"set -o pipefail; zstd -dcq base.tar.zst | tar -x -C {shlex.quote(target)}", **options)
+
+    def size(self):
+        return size_of(self.place)
