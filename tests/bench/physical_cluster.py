@@ -22,7 +22,7 @@ class Cluster(corpus.Cluster):
     """With page checksums and an archive; a checkpoint comes only when asked for, so that all programs see the same files."""
 
     def __init__(self, binaries, conf="", initdb=()):
-        lines = "wal_level = replica\nmax_wal_senders = 4\narchive_mode = on\narchive_command = ''\ncheckpoint_timeout = '1d'\nsynchronous_commit = off\n"
+        lines = "wal_level = replica\nmax_wal_senders = 4\narchive_mode = on\narchive_command = ''\ncheckpoint_timeout = '1d'\n"
         super().__init__(binaries, lines + conf, ["--data-checksums", *initdb])
 
     def __enter__(self):

@@ -32,7 +32,8 @@ class Program:
     def call(self, *command, **options):
         """Runs it; the server's CPU seconds are added to its own, for whoever lets the server do the work."""
         before = self.cluster.cpu()
-        cost = tree.run([*self.cluster.user, *command], cwd=self.place, **options)
+        # Not the home of whoever started the benchmark, which that user may not look into.
+        cost = tree.run([*self.cluster.user, *command], cwd=self.place, env={"HOME": self.place}, **options)
         cost.cpu += self.cluster.cpu() - before
         return cost
 

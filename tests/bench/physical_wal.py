@@ -13,7 +13,7 @@ import time
 import measure
 import tree
 from physical_cluster import Cluster
-from physical_tools import PgBackRest, Strongroom, size_of
+from physical_tools import PgBackRest, Strongroom, copies, size_of
 from verdict import bar, note
 
 # How many times as fast as pgBackRest.
