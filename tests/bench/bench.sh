@@ -5,7 +5,8 @@
 #   tests/bench/bench.sh [--quick] [--only files,dump,million,physical] [--stores local,s3] [--rounds N] [--corpus-gb N] [--json FILE]
 #     [--scale N] [--level N] [--segments N] [--segment-mib N] [--skip base,wal,within]      (of `physical`)
 #
-# Needs about four times the corpus of free disk below $STRONGROOM_CACHE, and for `physical` about 20 GB below $TMPDIR. STRONGROOM_BIN: use this binary instead of building.
+# Needs about four times the corpus of free disk below $STRONGROOM_CACHE, and for `physical` about 20 GB below $TMPDIR. STRONGROOM_BIN: use
+# this binary, and strongroom-client beside it, instead of building.
 # Nothing else should run on the machine; where something does, trust the ratios (medians over rounds), not the seconds.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -13,6 +14,7 @@ export STRONGROOM_CACHE=${STRONGROOM_CACHE:-$HOME/.cache/strongroom}
 
 if [ -z "${STRONGROOM_BIN:-}" ]; then
     cargo build --locked --release --bin strongroom --example primitives
+    cargo build --locked --release -p strongroom-client
     STRONGROOM_BIN=${CARGO_TARGET_DIR:-$PWD/target}/release/strongroom
 fi
 export STRONGROOM_BIN

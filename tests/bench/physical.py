@@ -148,7 +148,7 @@ def requests(cost):
         counts = json.loads(cost.output)["jobs"][0]["requests"]
     except (ValueError, KeyError, IndexError, TypeError):
         return ""
-    return sum(n for name, n in counts.items() if isinstance(n, int) and "bytes" not in name)
+    return sum(n for name, n in counts.items() if name in ("put", "get", "head", "list", "delete"))
 
 
 def within(args, cluster, work, binaries, results):

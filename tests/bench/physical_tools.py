@@ -5,7 +5,10 @@ import json
 import os
 import shlex
 import shutil
+import subprocess
+import time
 
+import measure
 import tools
 import tree
 
@@ -19,7 +22,12 @@ def size_of(folder):
 def copies(cluster):
     """The programs, where the server's user can reach them."""
     peer = cluster.program(f"{os.environ['STRONGROOM_CACHE']}/pgbackrest-2.60", "pgbackrest")
-    return {"strongroom": cluster.program(os.environ["STRONGROOM_BIN"], "strongroom"), "pgbackrest": f"{peer}/bin/pgbackrest"}
+    own = os.environ["STRONGROOM_BIN"]
+    found = {"strongroom": cluster.program(own, "strongroom"), "pgbackrest": f"{peer}/bin/pgbackrest"}
+    client = f"{os.path.dirname(own)}/strongroom-client"
+    if os.path.exists(client):
+        found["client"] = cluster.program(client, "strongroom-client")
+    return found
 
 
 class Program:
@@ -37,6 +45,10 @@ class Program:
         cost.cpu += self.cluster.cpu() - before
         return cost
 
+    def pids(self):
+        """Processes that work for it all the time."""
+        return []
+
     def drop(self):
         shutil.rmtree(self.place)
 
@@ -52,7 +64,7 @@ class Strongroom(Program):
             "repository": {"url": f"file://{self.place}/repo", "password": {"value": tools.PASSWORD}, "layout": "{root}", "compression": level},
             "tenants": {"bench": {"jobs": {
                 "base": {"pg_base": {"url": cluster.url("postgres"), "data_directory": cluster.data}},
-                "wal": {"pg_wal": {"mode": "archive", "socket": "none"}},
+                "wal": {"pg_wal": {"mode": "archive", "socket": f"{self.place}/socket"}},
             }}},
             "limits": {"memory": memory},
             "cache_dir": f"{self.place}/cache",
@@ -86,6 +98,49 @@ class Strongroom(Program):
     def restore_command(self, data):
         del data
         return f"{self.binary} --config {self.config} -q wal fetch %f %p --job bench/wal"
+
+
+class Daemon(Strongroom):
+    """`strongroom run` beside the server, which calls the small client: where the two live in containers of their own."""
+
+    name = "with daemon"
+
+    def __init__(self, *arguments, client):
+        super().__init__(*arguments)
+        self.client, self.socket = client, f"{self.place}/socket"
+        with open(f"{self.place}/daemon.log", "w") as log:
+            command = [*self.cluster.user, self.binary, "--config", self.config, "run"]
+            env = os.environ | {"HOME": self.place}
+            self.daemon = subprocess.Popen(command, cwd=self.place, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        deadline = time.monotonic() + 60
+        while not os.path.exists(self.socket):
+            if self.daemon.poll() is not None or time.monotonic() > deadline:
+                self.stop()
+                with open(f"{self.place}/daemon.log") as log:
+                    raise measure.Failed(f"the daemon does not come up: {log.read()[-2000:]}")
+            time.sleep(0.05)
+
+    def pids(self):
+        return [self.daemon.pid]
+
+    def archive_command(self):
+        return f"{self.client} wal push %p --job bench/wal --socket {self.socket}"
+
+    def restore_command(self, data):
+        return f"{self.client} wal fetch %f %p --job bench/wal --socket {self.socket} --data-directory {data}"
+
+    def stop(self):
+        if self.daemon.poll() is None:
+            self.daemon.terminate()
+            try:
+                self.daemon.wait(30)
+            except subprocess.TimeoutExpired:
+                self.daemon.kill()
+                self.daemon.wait()
+
+    def drop(self):
+        self.stop()
+        super().drop()
 
 
 class PgBackRest(Program):

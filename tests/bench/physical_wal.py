@@ -13,7 +13,7 @@ import time
 import measure
 import tree
 from physical_cluster import Cluster
-from physical_tools import PgBackRest, Strongroom, copies, size_of
+from physical_tools import Daemon, PgBackRest, Strongroom, copies, size_of
 from verdict import bar, note
 
 # How many times as fast as pgBackRest.
@@ -40,7 +40,9 @@ def run(args, results):
                 Strongroom(f"strongroom-{number}", cluster, work, args.level, args.memory, binaries["strongroom"]),
                 PgBackRest(f"pgbackrest-{number}", cluster, work, args.level, binaries["pgbackrest"], asynchronous=True),
             ]
-            turn = number % 2
+            if "client" in binaries:
+                used.append(Daemon(f"daemon-{number}", cluster, work, args.level, args.memory, binaries["strongroom"], client=binaries["client"]))
+            turn = number % len(used)
             used = used[turn:] + used[:turn]
             for one in used:
                 rows.setdefault(("push", one.name), []).append(push(cluster, one, names))
@@ -92,7 +94,8 @@ def push(cluster, one, names, limit_mib=None):
     with measure.Cgroup(limit_mib) as group:
         with tree.Watch(group) if group else contextlib.nullcontext() as watch:
             if group:
-                group.enter(pid)
+                for process in (pid, *one.pids()):
+                    group.enter(process)
             started = time.monotonic()
             cluster.setting("archive_command", one.archive_command())
             while not os.path.exists(f"{status}/{names[-1]}.done"):
@@ -104,7 +107,8 @@ def push(cluster, one, names, limit_mib=None):
         cost = measure.Cost(seconds, 0.0, 0.0, "", 0)
         if group:
             cost.cpu, cost.peak_mib, cost.oom_kills = group.cpu(), watch.peak_mib, group.oom_kills()
-            group.leave(pid)
+            for process in (pid, *one.pids()):
+                group.leave(process)
             tree.end(group)
     failures = int(cluster.sql("SELECT failed_count FROM pg_stat_archiver")) - failed
     if failures:
@@ -136,7 +140,7 @@ def fetch(cluster, one, names, work, check, limit_mib=None):
             for name in names))
     os.chmod(script, 0o644)
     try:
-        cost = tree.run([*cluster.user, "sh", script], cwd=data, limit_mib=limit_mib)
+        cost = tree.run([*cluster.user, "sh", script], cwd=data, limit_mib=limit_mib, helpers=one.pids())
         if check:
             for name in random.Random(5).sample(names, min(10, len(names))):
                 command = one.restore_command(data).replace("%f", name).replace("%p", to)
@@ -152,16 +156,20 @@ def report(rows, stored, size, results):
     middle = statistics.median
     note(f"{'':10}{'':12}{'s':>8}{'MB/s':>8}{'CPU s':>8}{'tree MiB':>10}{'ratio':>7}")
     for phase in ("push", "fetch"):
-        pairs = zip(rows[phase, "strongroom"], rows[phase, "pgbackrest"])
-        ratio = middle(theirs.seconds / own.seconds for own, theirs in pairs)
-        for name in ("strongroom", "pgbackrest"):
+        ratios = {}
+        for name in [n for n in ("strongroom", "with daemon", "pgbackrest") if (phase, n) in rows]:
+            ratio = ratios[name] = middle(theirs.seconds / own.seconds for own, theirs in zip(rows[phase, name], rows[phase, "pgbackrest"]))
             costs = rows[phase, name]
             seconds = middle(c.seconds for c in costs)
             line = f"{phase if name == 'strongroom' else '':10}{name:12}{seconds:8.2f}{size / 1e6 / seconds:8.0f}"
             line += f"{middle(c.cpu for c in costs):8.2f}{max(c.peak_mib for c in costs):10.0f}"
-            note(line + (f"{ratio:7.2f}" if name == "strongroom" else ""))
+            note(line + (f"{ratio:7.2f}" if name != "pgbackrest" else ""))
             results.setdefault(f"WAL {phase}", {})[name] = [{"seconds": c.seconds, "cpu": c.cpu, "peak_mib": c.peak_mib} for c in costs]
-        bar(f"WAL {phase}", ratio >= BAR, f"{ratio:.2f} times as fast as pgBackRest (bar {BAR})")
+        # How it is archived without a daemon is what pgBackRest does, too.
+        figure = f"{ratios['strongroom']:.2f} times as fast as pgBackRest (bar {BAR})"
+        if "with daemon" in ratios:
+            figure += f", with the daemon {ratios['with daemon']:.2f}"
+        bar(f"WAL {phase}", ratios["strongroom"] >= BAR, figure)
     note("archive: " + ", ".join(f"{name} {n / 1e6:.1f} MB" for name, n in stored.items()) + f", of {size / 1e6:.0f} MB")
     results["WAL stored"] = stored
 

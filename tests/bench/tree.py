@@ -36,17 +36,24 @@ def memory_mib(pid):
         return 0.0
 
 
-def run(command, limit_mib=None, **options):
-    """As measure.run, but CPU and memory are those of the whole tree (without cgroups: of the program and what it waited for)."""
+def run(command, limit_mib=None, helpers=(), **options):
+    """As measure.run, but CPU and memory are those of the whole tree (without cgroups: of the program and what it waited for).
+    `helpers`: processes that work for it and go on afterwards; they are counted too."""
     with measure.Cgroup(limit_mib) as group:
         if group is None:
             if limit_mib:
                 raise measure.Failed("a memory limit needs a cgroup")
             return measure.run(command, **options)
-        with Watch(group) as watch:
-            cost = measure.run(command, cgroup=group, **options)
-        cost.cpu, cost.peak_mib = group.cpu(), watch.peak_mib
-        end(group)
+        try:
+            for pid in helpers:
+                group.enter(pid)
+            with Watch(group) as watch:
+                cost = measure.run(command, cgroup=group, **options)
+            cost.cpu, cost.peak_mib = group.cpu(), watch.peak_mib
+        finally:
+            for pid in helpers:
+                group.leave(pid)
+            end(group)
         return cost
 
 
