@@ -1,7 +1,7 @@
 """Whole clusters: strongroom beside pgBackRest and `pg_basebackup | zstd`, on the same server, in the same run, in turn.
 
-pgBackRest runs with two processes, bundles and block incrementals, and the same compression level; it does not encrypt, while we
-cannot do otherwise. Its archive is not counted; the WAL that our snapshots hold is."""
+pgBackRest runs with two processes, bundles and block incrementals, and the same compression level; it does not encrypt
+unless told (--peer-cipher), while we cannot do otherwise. Its archive is not counted; the WAL that our snapshots hold is."""
 
 import json
 import os
@@ -22,6 +22,7 @@ DAYS = 6
 def options(parser):
     parser.add_argument("--scale", type=int, help="pgbench's scale of the cluster of `physical` (300; 20 if --quick)")
     parser.add_argument("--level", type=int, default=1, help="zstd level of all programs of `physical`")
+    parser.add_argument("--peer-cipher", action="store_true", help="let pgBackRest encrypt too (aes-256-cbc), as we always do")
     parser.add_argument("--segments", type=int, help="WAL segments of the backlog of `physical` (2000; 60 if --quick)")
     parser.add_argument("--segment-mib", type=int, help="their size (16; less where the disk has no room for so many)")
     parser.add_argument("--skip", default="", help="parts of `physical` to leave out: base, wal, within")
@@ -59,15 +60,18 @@ def base(args, results):
 def week(args, cluster, work, binaries, number, kind, day, rows, sizes):
     """A full backup and its restore, then days; returns the number of the next day."""
     ours = Strongroom(f"strongroom-{number}", cluster, work, args.level, args.memory, binaries["strongroom"])
-    peer = PgBackRest(f"pgbackrest-{number}", cluster, work, args.level, binaries["pgbackrest"])
+    peer = PgBackRest(f"pgbackrest-{number}", cluster, work, args.level, binaries["pgbackrest"], cipher=args.peer_cipher)
     bare = PgBaseBackup(f"pg_basebackup-{number}", cluster, work, args.level)
     # pgBackRest's backups are no good without its archive, so the server feeds it all the time.
     cluster.setting("archive_command", peer.archive_command())
+    cluster.settle()
     used = [ours, peer, bare]
     turn = number % len(used)
 
     def each(phase, action, programs=used):
         for one in [p for p in used[turn:] + used[:turn] if p in programs]:
+            # Nobody pays for what the one before has left to be written.
+            os.sync()
             rows.setdefault((phase, one.name), []).append(action(one))
 
     each("full", lambda one: one.full())
@@ -87,7 +91,7 @@ def week(args, cluster, work, binaries, number, kind, day, rows, sizes):
         # The newest of a whole week, whatever it hangs on.
         expected = cluster.fingerprint()
         each(f"restore of day {DAYS}", lambda one: restore(cluster, one, f"{work}/restored", expected), [ours, peer])
-    cluster.setting("archive_command", "")
+    cluster.setting("archive_command", "/bin/true")
     for one in used:
         one.drop()
     return day
@@ -155,7 +159,6 @@ def within(args, cluster, work, binaries, results):
     """Backup, another, and restore inside 128 MiB."""
     note("-- a cluster within a cgroup of 128 MiB")
     one = Strongroom("within", cluster, work, args.level, args.memory, binaries["strongroom"])
-    # Our backups wait for the server's archive no longer than it has one.
     for phase, action in [
         ("base backup", lambda: one.full(limit_mib=128, check=False)),
         ("base backup again", lambda: one.full(limit_mib=128, check=False)),

@@ -22,7 +22,7 @@ class Cluster(corpus.Cluster):
     """With page checksums and an archive; a checkpoint comes only when asked for, so that all programs see the same files."""
 
     def __init__(self, binaries, conf="", initdb=()):
-        lines = "wal_level = replica\nmax_wal_senders = 4\narchive_mode = on\narchive_command = ''\ncheckpoint_timeout = '1d'\n"
+        lines = "wal_level = replica\nmax_wal_senders = 4\narchive_mode = on\narchive_command = '/bin/true'\ncheckpoint_timeout = '1d'\n"
         super().__init__(binaries, lines + conf, ["--data-checksums", *initdb])
 
     def __enter__(self):
@@ -68,7 +68,9 @@ class Cluster(corpus.Cluster):
             f"INSERT INTO papers SELECT i, ({words} FROM generate_series(1, 900) w), ({scan} FROM generate_series(1, 256) n)"
             f" FROM generate_series(1, {scale * 120}) i", "papers")
         self.sql("VACUUM ANALYZE", "papers")
-        self.sql("CHECKPOINT")
+        # Whoever looks first writes down what is committed: that is no change of the first day's.
+        self.fingerprint()
+        self.settle()
 
     def size(self):
         return int(self.sql("SELECT sum(pg_database_size(oid)) FROM pg_database"))
@@ -86,7 +88,18 @@ class Cluster(corpus.Cluster):
             # The row's number differs by the day, so that a page that is met again has one that is still in its place.
             rows = ",".join(f'"({page},{day + 1})"' for page in chosen)
             self.script(f"UPDATE {table} SET {column} = {column} + 1 WHERE ctid = ANY('{{{rows}}}'::tid[]);", database)
+        self.settle()
+
+    def settle(self):
+        """Returns when all is written and archived, so that no measured program has to share the machine with that."""
         self.sql("CHECKPOINT")
+        self.sql("SELECT pg_switch_wal()")
+        deadline = time.monotonic() + 600
+        while any(name.endswith(".ready") for name in os.listdir(f"{self.data}/pg_wal/archive_status")):
+            if time.monotonic() > deadline:
+                raise measure.Failed("the server cannot archive")
+            time.sleep(0.1)
+        os.sync()
 
     def script(self, text, database):
         """SQL that may be longer than an argument."""

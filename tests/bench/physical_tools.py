@@ -146,7 +146,7 @@ class Daemon(Strongroom):
 class PgBackRest(Program):
     name = "pgbackrest"
 
-    def __init__(self, name, cluster, work, level, binary, asynchronous=False):
+    def __init__(self, name, cluster, work, level, binary, asynchronous=False, cipher=False):
         super().__init__(name, cluster, work, level)
         self.binary, self.config = binary, f"{self.place}/pgbackrest.conf"
         settings = {
@@ -155,6 +155,8 @@ class PgBackRest(Program):
             "archive-async": "y" if asynchronous else "n", "archive-get-queue-max": "256MiB", "archive-timeout": "600",
             "spool-path": f"{self.place}/spool", "lock-path": f"{self.place}/lock", "log-level-file": "off", "log-level-console": "warn",
         }
+        if cipher:
+            settings |= {"repo1-cipher-type": "aes-256-cbc", "repo1-cipher-pass": tools.PASSWORD}
         cluster.folder_of(f"{self.place}/spool")
         with open(self.config, "w") as file:
             file.write("[global]\n" + "".join(f"{k}={v}\n" for k, v in settings.items()))

@@ -21,7 +21,7 @@ BAR = 2.0
 # What a burst is, in MB of WAL a second.
 BURST = 100
 # Nothing may be forgotten between two runs, and nothing happen beside them.
-CONF = "wal_keep_size = '1TB'\nmax_wal_size = '1TB'\nbgwriter_lru_maxpages = 0\n"
+CONF = "archive_command = ''\nwal_keep_size = '1TB'\nmax_wal_size = '1TB'\nbgwriter_lru_maxpages = 0\n"
 
 
 def run(args, results):
@@ -38,7 +38,7 @@ def run(args, results):
         for number in range(args.rounds):
             used = [
                 Strongroom(f"strongroom-{number}", cluster, work, args.level, args.memory, binaries["strongroom"]),
-                PgBackRest(f"pgbackrest-{number}", cluster, work, args.level, binaries["pgbackrest"], asynchronous=True),
+                PgBackRest(f"pgbackrest-{number}", cluster, work, args.level, binaries["pgbackrest"], asynchronous=True, cipher=args.peer_cipher),
             ]
             if "client" in binaries:
                 used.append(Daemon(f"daemon-{number}", cluster, work, args.level, args.memory, binaries["strongroom"], client=binaries["client"]))
@@ -91,6 +91,7 @@ def push(cluster, one, names, limit_mib=None):
     reset(status)
     failed = int(cluster.sql("SELECT failed_count FROM pg_stat_archiver"))
     pid = archiver(cluster)
+    os.sync()
     with measure.Cgroup(limit_mib) as group:
         with tree.Watch(group) if group else contextlib.nullcontext() as watch:
             if group:
@@ -139,6 +140,7 @@ def fetch(cluster, one, names, work, check, limit_mib=None):
             f"rm -f {to}\n{one.restore_command(data).replace('%f', name).replace('%p', to)} || {{ echo {name}; exit 1; }}\n[ -s {to} ]\n"
             for name in names))
     os.chmod(script, 0o644)
+    os.sync()
     try:
         cost = tree.run([*cluster.user, "sh", script], cwd=data, limit_mib=limit_mib, helpers=one.pids())
         if check:
