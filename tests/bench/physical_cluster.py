@@ -43,7 +43,10 @@ class Cluster(corpus.Cluster):
     def program(self, source, name):
         """A copy, of a file or a folder, that the server's user can reach."""
         to = f"{self.folder}/{name}"
-        (shutil.copytree if os.path.isdir(source) else shutil.copy)(source, to, **({"symlinks": True} if os.path.isdir(source) else {}))
+        if os.path.isdir(source):
+            shutil.copytree(source, to, symlinks=True)
+        else:
+            shutil.copy(source, to)
         return to
 
     def cpu(self):
@@ -62,7 +65,9 @@ class Cluster(corpus.Cluster):
         self.sql("CREATE DATABASE papers")
         self.sql("CREATE TABLE papers (id bigint PRIMARY KEY, body text, scan bytea)", "papers")
         self.sql("ALTER TABLE papers ALTER scan SET STORAGE EXTERNAL", "papers")
-        words = "SELECT string_agg((ARRAY['order', 'of', 'the', 'contract', 'party', 'shall', 'deliver', 'within', 'days', 'price'])[1 + (hashint4(w + i * 31) & 2147483647) % 10], ' ')"
+        words = (
+            "SELECT string_agg((ARRAY['order', 'of', 'the', 'contract', 'party', 'shall', 'deliver', 'within', 'days', 'price'])"
+            "[1 + (hashint4(w + i * 31) & 2147483647) % 10], ' ')")
         scan = "SELECT string_agg(sha256((i || ' ' || n)::bytea), ''::bytea)"
         self.sql(
             f"INSERT INTO papers SELECT i, ({words} FROM generate_series(1, 900) w), ({scan} FROM generate_series(1, 256) n)"
@@ -111,7 +116,8 @@ class Cluster(corpus.Cluster):
         url = url or self.url
         asked = [(database, query) for database, queries in TABLES.items() for query in queries]
         command = [f"{self.bin}/psql", "-X", "-At", "-v", "ON_ERROR_STOP=1", "-c"]
-        return [subprocess.run([*command, query, url(database)], check=True, stdout=subprocess.PIPE, text=True).stdout for database, query in asked]
+        asked = [subprocess.run([*command, query, url(database)], check=True, stdout=subprocess.PIPE, text=True) for database, query in asked]
+        return [answer.stdout for answer in asked]
 
     def compare(self, restored, expected):
         """Starts a server on a restored data directory, waits until its recovery is over, and fails unless it holds the same."""
@@ -126,7 +132,11 @@ class Cluster(corpus.Cluster):
             with open(log) as file:
                 raise measure.Failed(f"the restored cluster does not start: {file.read()[-2000:]}") from error
         try:
-            url = lambda database: self.url(database).replace("host=" + self.quoted(self.folder), "host=" + self.quoted(socket))
+            here, there = (f"host={self.quoted(folder)}" for folder in (self.folder, socket))
+
+            def url(database):
+                return self.url(database).replace(here, there)
+
             ask = [f"{self.bin}/psql", "-X", "-At", "-c", "SELECT pg_is_in_recovery()", url("postgres")]
             deadline = time.monotonic() + 300
             while subprocess.run(ask, capture_output=True, text=True).stdout.strip() != "f":

@@ -61,7 +61,9 @@ class Strongroom(Program):
         self.binary, self.config = binary, f"{self.place}/strongroom.yaml"
         settings = {
             "environment": "bench",
-            "repository": {"url": f"file://{self.place}/repo", "password": {"value": tools.PASSWORD}, "layout": "{root}", "compression": level},
+            "repository": {
+                "url": f"file://{self.place}/repo", "password": {"value": tools.PASSWORD}, "layout": "{root}", "compression": level,
+            },
             "tenants": {"bench": {"jobs": {
                 "base": {"pg_base": {"url": cluster.url("postgres"), "data_directory": cluster.data}},
                 "wal": {"pg_wal": {"mode": "archive", "socket": f"{self.place}/socket"}},
@@ -196,7 +198,7 @@ class PgBaseBackup(Program):
     name = "pg_basebackup"
 
     def full(self, **options):
-        take = [f"{self.cluster.bin}/pg_basebackup", "-D", "-", "-Ft", "-X", "fetch", "-c", "fast", "--no-manifest", "-d", self.cluster.url("postgres")]
+        take = [f"{self.cluster.bin}/pg_basebackup", "-D", "-", "-Ft", "-X", "fetch", "-c", "fast", "-d", self.cluster.url("postgres")]
         script = f"set -o pipefail; {shlex.join(take)} | zstd -q -f -{self.level} -T2 -o base.tar.zst"
         return self.call("bash", "-c", script, **options)
 
