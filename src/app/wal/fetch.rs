@@ -141,13 +141,13 @@ fn beside(to: &Path) -> Result<(PathBuf, File)> {
     Ok((scratch, file))
 }
 
-/// All of it is on disk before it has its name. The directory is synced by the server, which renames the file again.
+/// All of it is written before it has its name. It is not synced: the server syncs what it keeps when it renames the file
+/// (`durable_rename` in `xlogarchive.c`), and after a crash of the machine it asks for the file again.
 fn place(out: &File, bytes: u64, scratch: &Path, to: &Path) -> Result<()> {
     let doing = || format!("write {}", to.display());
     let there = out.metadata().context(doing)?.len();
     if there != bytes {
         return Err(Error::new(Kind::Failed, format!("{}: {there} bytes were written of {bytes}", to.display())));
     }
-    out.sync_all().context(doing)?;
     fs::rename(scratch, to).context(doing)
 }
