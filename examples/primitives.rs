@@ -11,7 +11,7 @@ use std::time::Instant;
 use strongroom::crypto::{LANES, MasterKey, sha256, sha256_many};
 
 /// The sizes that content-defined chunking aims at for files.
-const CHUNK: (usize, usize, usize) = (512 << 10, 1 << 20, 4 << 20);
+const CHUNK: (usize, usize, usize) = (512 << 10, 1 << 20, 2 << 20);
 
 fn main() {
     let mut args = std::env::args_os().skip(1);

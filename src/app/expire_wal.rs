@@ -14,7 +14,7 @@ use super::restore_base::hold;
 use super::{altered, base_facts};
 use crate::config::settings::Tenant;
 use crate::error::{Context as _, Result};
-use crate::model::{BaseBackup, Id, Lsn, Time, Timeline};
+use crate::model::{BaseBackup, Id, Lsn, SystemId, Time, Timeline};
 use crate::repository::{Repository, Snapshot};
 use crate::retention::{self, Base, Cluster, Need, System, wal_need};
 use crate::source::SourceSettings;
@@ -181,7 +181,7 @@ fn system(identity: &wal::Identity, survey: &Survey) -> System {
     let listed = identity.timelines.iter().map(|k| k.timeline);
     let timelines: BTreeSet<Timeline> = survey.coverage().iter().map(|c| c.timeline).chain(listed).collect();
     let lineage = timelines.iter().filter_map(|t| Some((*t, identity.history(*t)?))).collect();
-    let id = retention::SystemId { major: identity.system.major, identifier: identity.system.identifier };
+    let id = identity.system;
     System { id, timelines, lineage, newest_wal: survey.segments().iter().map(|s| s.stored).max() }
 }
 
@@ -207,7 +207,7 @@ fn gather(name: &str, known: &Known, systems: Vec<System>) -> Cluster {
         cluster.bases.push(Base {
             id: snapshot.id,
             job: snapshot.file.tag("job").unwrap_or_default().to_owned(),
-            system: retention::SystemId { major: facts.major, identifier: facts.system_identifier },
+            system: SystemId { major: facts.major, identifier: facts.system_identifier },
             timeline: facts.timeline,
             start: facts.start,
             stop: facts.stop,

@@ -10,9 +10,9 @@ use super::facts::{HOLD, is_complete};
 use super::{Context, altered, base_facts};
 use crate::config::settings::Job;
 use crate::error::{Context as _, Error, Result};
-use crate::model::{BaseBackup, Id, TenantName, Time};
+use crate::model::{BaseBackup, Id, SystemId, TenantName, Time};
 use crate::repository::{RepoLock, Repository, Snapshot};
-use crate::retention::{Action, Candidate, Guards, Keep, Plan, SystemId, plan};
+use crate::retention::{Action, Candidate, Guards, Keep, Plan, plan};
 use crate::schedule::Spec;
 
 /// What is kept of which job.

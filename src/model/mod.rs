@@ -6,6 +6,7 @@ mod id;
 mod moment;
 mod names;
 mod node;
+mod system;
 mod time;
 mod wal;
 
@@ -15,6 +16,7 @@ pub use id::Id;
 pub use moment::moment;
 pub use names::{Environment, JobName, Selector, TenantName};
 pub use node::{Metadata, Node, NodeKind, Xattr};
+pub use system::SystemId;
 pub use time::Time;
 pub(crate) use time::civil_from_days;
 pub use wal::{Ancestor, Lsn, SegmentName, SegmentSize, Timeline, TimelineHistory, WalFile};

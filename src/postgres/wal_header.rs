@@ -39,6 +39,38 @@ impl WalHeader {
     pub fn name(&self) -> SegmentName {
         SegmentName::at(self.timeline, self.address, self.segment_size)
     }
+
+    /// Compares with the name of the file and its length in bytes. The timeline may be older than the name's: whether it is an
+    /// ancestor is for whoever knows the history.
+    ///
+    /// # Errors
+    /// [`Kind::Failed`] that says what differs.
+    pub fn check_name(&self, name: SegmentName, length: u64) -> Result<()> {
+        let size = self.segment_size;
+        if length != size.bytes() {
+            return Err(Error::new(
+                Kind::Failed,
+                format!("it has {length} bytes, and a segment of its cluster {}", size.bytes()),
+            ));
+        }
+        if u64::from(name.seg) >= size.per_log() {
+            return Err(Error::new(Kind::Failed, format!("no segment of {} bytes has such a name", size.bytes())));
+        }
+        if self.address != name.start(size) {
+            return Err(Error::new(
+                Kind::Failed,
+                format!("its first page is that of position {}, its name is that of {}", self.address, name.start(size)),
+            )
+            .hint("The file was renamed, or is an old one that was recycled and not yet written again."));
+        }
+        if self.timeline > name.timeline {
+            return Err(Error::new(
+                Kind::Failed,
+                format!("its first page is of timeline {}, which is later than its name's", self.timeline),
+            ));
+        }
+        Ok(())
+    }
 }
 
 /// Reads the first [`SIZE`] bytes of a segment.
@@ -56,12 +88,15 @@ pub fn parse(bytes: &[u8]) -> Result<WalHeader> {
     let system_identifier = u64_at(bytes, 24).ok_or_else(short)?;
     let segment_size = u32_at(bytes, 32).ok_or_else(short)?;
     let block_size = u32_at(bytes, 36).ok_or_else(short)?;
-    // PostgreSQL counts this number up with every change of the format; its first byte has not changed since 2001.
-    if magic >> 8 != 0xD1 && magic >> 8 != 0xD0 {
+    // PostgreSQL counts this number up with every change of the format; its high byte is the same in every supported version.
+    if magic >> 8 != 0xD1 {
         return Err(wrong("its magic number is not that of PostgreSQL"));
     }
     if info & LONG == 0 || timeline == 0 {
         return Err(wrong("its first page has no long header"));
+    }
+    if system_identifier == 0 {
+        return Err(wrong("it names no system"));
     }
     let segment_size =
         SegmentSize::new(u64::from(segment_size)).map_err(|e| wrong("its segment size is impossible").because(e))?;
@@ -121,5 +156,32 @@ mod tests {
             parse(&b).unwrap()
         };
         assert_eq!(unknown.major, None);
+    }
+
+    #[test]
+    fn a_segment_is_compared_with_its_name() {
+        let size = SegmentSize::new(64 << 20).unwrap();
+        let name: SegmentName = "00000002000000010000003F".parse().unwrap();
+        let mut page = header();
+        page[8..16].copy_from_slice(&name.start(size).0.to_le_bytes());
+        page[32..36].copy_from_slice(&u32::try_from(size.bytes()).unwrap().to_le_bytes());
+        let read = parse(&page).unwrap();
+        assert_eq!((read.major, read.timeline, read.system_identifier, read.segment_size), (Some(18), Timeline(2), 77, size));
+        read.check_name(name, size.bytes()).unwrap();
+        read.check_name(name.on(Timeline(3)), size.bytes()).unwrap();
+        for (other, length) in [
+            (name, size.bytes() - 1),
+            (name.next(size), size.bytes()),
+            (SegmentName { seg: 64, ..name }, size.bytes()),
+            (name.on(Timeline(1)), size.bytes()),
+        ] {
+            assert!(read.check_name(other, length).is_err(), "{other} {length}");
+        }
+        for (at, value) in [(1, 0xD2), (2, 0), (34, 3), (4, 0)] {
+            let mut bad = page.clone();
+            bad[at] = value;
+            assert!(parse(&bad).is_err(), "{at}");
+        }
+        assert!(parse(&page[..39]).is_err() && parse(&[0; 8192]).is_err());
     }
 }

@@ -44,7 +44,6 @@ mod system;
 pub use keep::{Keep, built_in};
 pub use need::{Base, Cluster, Hold, Lineage, Need, Needs, Stretch, System, wal_need};
 pub use plan::{Action, Candidate, Decision, Guards, Plan, plan};
-pub use system::SystemId;
 
 /// How far two clocks may differ, in seconds.
 pub const CLOCK_TOLERANCE_SECS: i64 = 300;

@@ -4,9 +4,9 @@ use jiff::tz::TimeZone;
 
 use super::CLOCK_TOLERANCE_SECS;
 use super::keep::Keep;
-use super::system::{SystemId, kept_by_rules};
+use super::system::kept_by_rules;
 use crate::error::{Error, Kind, Result};
-use crate::model::{Id, Time};
+use crate::model::{Id, SystemId, Time};
 
 /// What retention needs to know about a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]

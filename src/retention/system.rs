@@ -1,36 +1,12 @@
 //! Rules, applied to the history of each database system on its own.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::time::Duration;
-
-use jiff::tz::TimeZone;
-use serde::Serialize;
 
 use super::keep::{Keep, text};
 use super::plan::{Candidate, Guards};
-use crate::model::{Id, Time};
-
-/// A database system: what `initdb` or `pg_upgrade` made. Text form `17-7301234567890123456`, as in the archive's folders.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct SystemId {
-    /// Major version of the server.
-    pub major: u32,
-    /// The number that `initdb` gave it.
-    pub identifier: u64,
-}
-
-impl fmt::Display for SystemId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-{}", self.major, self.identifier)
-    }
-}
-
-impl Serialize for SystemId {
-    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-        s.collect_str(self)
-    }
-}
+use crate::model::{Id, SystemId, Time};
+use jiff::tz::TimeZone;
 
 /// Snapshots of one system, newest first.
 type History<'a> = Vec<&'a Candidate>;

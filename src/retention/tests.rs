@@ -5,7 +5,7 @@ use jiff::tz::TimeZone;
 use proptest::prelude::*;
 
 use super::*;
-use crate::model::{Id, Time};
+use crate::model::{Id, SystemId, Time};
 
 const NOW: &str = "2026-11-21T12:00:00Z";
 

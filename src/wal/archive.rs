@@ -9,10 +9,9 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::folder::Folder;
-use super::names::SystemId;
 use crate::crypto::{Codec, ObjectSeal};
 use crate::error::{Error, Kind, Result};
-use crate::model::Time;
+use crate::model::{SystemId, Time};
 use crate::store::{ErrorKind, Key, Payload, PutMode, Store, Version};
 
 /// Lost races of an update before it is given up.

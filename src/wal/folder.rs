@@ -9,10 +9,10 @@ use tokio::time::Instant;
 
 use super::archive::{Archive, RACES};
 use super::identity::{Gap, Identity};
-use super::names::{Names, SystemId};
+use super::names::Names;
 use super::object::Objects;
 use crate::error::{Error, Kind, Result};
-use crate::model::{Ancestor, Lsn, SegmentName, SegmentSize, Time, Timeline, TimelineHistory};
+use crate::model::{Ancestor, Lsn, SegmentName, SegmentSize, SystemId, Time, Timeline, TimelineHistory};
 use crate::store::{ErrorKind, Payload, PutMode, Version};
 
 /// The newest segment is written to the identity object after so many new ones …

@@ -9,9 +9,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::names::SystemId;
 use crate::error::{Error, Kind, Result};
-use crate::model::{Ancestor, Lsn, SegmentName, SegmentSize, Time, Timeline, TimelineHistory};
+use crate::model::{Ancestor, Lsn, SegmentName, SegmentSize, SystemId, Time, Timeline, TimelineHistory};
 
 /// See the module.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -12,7 +12,7 @@
 //!
 //! # Who uses what
 //! - **Archiving** (`wal push`, the daemon's socket): [`Archive::open`] with the repository's store and
-//!   `Repository::object_seal`, [`Archive::folder`] with the server's [`SystemId`] ([`SegmentHeader`] tells it from any segment), one
+//!   `Repository::object_seal`, [`Archive::folder`] with the server's [`crate::model::SystemId`] ([`crate::postgres::WalHeader`] tells it from any segment), one
 //!   [`Pusher`] for the life of the process: [`Pusher::push`] answers for one file and pushes ahead what `archive_status` says is
 //!   ready. After a promotion, [`Folder::backfill`] stores what the old primary left behind. `wal adopt` is [`Archive::adopt`] and
 //!   [`Folder::register`]; `wal status` is [`Folder::survey`] and [`Folder::identity`].
@@ -31,7 +31,6 @@ mod coverage;
 mod expire;
 mod fetch;
 mod folder;
-mod header;
 mod identity;
 mod names;
 mod object;
@@ -46,9 +45,7 @@ pub use coverage::{Coverage, SegmentRange, StoredSegment, Survey};
 pub use expire::{ExpiryPlan, Need, plan_expiry};
 pub use fetch::{Fetched, Mode};
 pub use folder::Folder;
-pub use header::{HEADER_SIZE, SegmentHeader};
 pub use identity::{Gap, Identity, KnownTimeline, Stretch};
-pub use names::SystemId;
 pub use object::Source;
 pub use prefetch::{PrefetchOptions, Prefetcher};
 pub use push::Pushed;

@@ -1,11 +1,11 @@
 //! Storing: checked against its name and its cluster, created and never replaced.
 
 use super::folder::Folder;
-use super::header::{HEADER_SIZE, SegmentHeader};
 use super::object::{Created, Source, blocking};
 use crate::crypto::Content;
 use crate::error::{Context, Error, Kind, Result};
 use crate::model::{SegmentName, Timeline, TimelineHistory, WalFile};
+use crate::postgres::{WalHeader, wal_header};
 use crate::store::Key;
 
 /// History files and backup labels are small; what is larger is none.
@@ -57,9 +57,9 @@ impl Folder {
     async fn push_checked(&self, name: SegmentName, file: &WalFile, source: Source) -> Result<Pushed> {
         let (source, header) = blocking(move || {
             let length = source.length()?;
-            let mut page = [0; HEADER_SIZE];
+            let mut page = [0; wal_header::SIZE];
             let read = source.read_at(&mut page, 0)?;
-            let header = SegmentHeader::parse(page.get(..read).unwrap_or_default())?;
+            let header = wal_header::parse(page.get(..read).unwrap_or_default())?;
             header.check_name(name, length)?;
             Ok((source, header))
         })
@@ -69,7 +69,7 @@ impl Folder {
     }
 
     /// That a segment belongs here; lists its timeline if it is new.
-    pub(super) async fn check_header(&self, name: SegmentName, header: &SegmentHeader) -> Result<()> {
+    pub(super) async fn check_header(&self, name: SegmentName, header: &WalHeader) -> Result<()> {
         let system = self.system();
         if header.system_identifier != system.identifier {
             return Err(Error::new(

@@ -11,13 +11,13 @@ use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 
 use super::folder::Folder;
-use super::header::{HEADER_SIZE, SegmentHeader};
 use super::names::position;
 use super::object::{Created, Source, blocking};
 use super::push::{Pushed, conflict};
 use crate::crypto::Content;
 use crate::error::{Context, Error, Kind, Result};
 use crate::model::{Lsn, SegmentName};
+use crate::postgres::wal_header;
 
 /// Tips read or removed at once: there may be one for every few seconds of a quiet day.
 const AT_ONCE: usize = 8;
@@ -44,8 +44,8 @@ impl Folder {
         }
         let end = offset.checked_add(bytes.len() as u64).filter(|end| *end <= size.bytes() && !bytes.is_empty());
         let end = end.ok_or_else(|| Error::new(Kind::Bug, "the stretch is not one of the segment"))?;
-        if offset == 0 && bytes.len() >= HEADER_SIZE {
-            let header = SegmentHeader::parse(&bytes)?;
+        if offset == 0 && bytes.len() >= wal_header::SIZE {
+            let header = wal_header::parse(&bytes)?;
             header.check_name(segment, size.bytes())?;
             self.check_header(segment, &header).await?;
         }

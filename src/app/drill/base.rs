@@ -12,9 +12,9 @@ use crate::app::restore_base::{self, Prepared, Progress, Request, command::Fetch
 use crate::app::select::Found;
 use crate::app::{Context, base_facts, blocking};
 use crate::error::{Context as _, Error, Kind, Result};
-use crate::model::{BaseBackup, Time};
+use crate::model::{BaseBackup, SystemId, Time};
 use crate::postgres::{Clients, Control, Session, get};
-use crate::wal::{Archive, SystemId};
+use crate::wal::Archive;
 
 /// WAL that lies in the scratch directory at the same time, at most, in bytes.
 const WAL: u64 = 2 << 30;

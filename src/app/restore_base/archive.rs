@@ -4,12 +4,12 @@ use std::fs::File;
 use std::io::BufReader;
 
 use crate::error::{Context as _, Error, Kind, Result};
-use crate::model::{Lsn, SegmentName, SegmentSize, Time, TimelineHistory, WalFile};
+use crate::model::{Lsn, SegmentName, SegmentSize, SystemId, Time, TimelineHistory, WalFile};
 use crate::postgres::commits::newest_commit;
 use crate::postgres::recovery::Target;
 use crate::repository::Repository;
 use crate::restore::cluster::plan::{Archived, Base, Stretch};
-use crate::wal::{Archive, Fetched, Folder, Identity, Mode, Survey, SystemId};
+use crate::wal::{Archive, Fetched, Folder, Identity, Mode, Survey};
 
 /// Segments that are read, from the end of a stretch backwards, until one has a commit.
 const LOOKED_AT: usize = 32;

@@ -14,8 +14,7 @@ use super::{backfill, open};
 use crate::app::{Context, blocking};
 use crate::config::settings::WalJob;
 use crate::error::{Context as _, Error, Kind, Result};
-use crate::model::{Timeline, WalFile};
-use crate::wal::SystemId;
+use crate::model::{SystemId, Timeline, WalFile};
 
 /// What was done.
 #[derive(Debug, Clone, Serialize)]

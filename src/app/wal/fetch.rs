@@ -18,8 +18,8 @@ use super::shipper::Shipper;
 use crate::app::{Context, blocking};
 use crate::config::settings::WalJob;
 use crate::error::{Context as _, Error, Kind, Result};
-use crate::model::WalFile;
-use crate::wal::{Mode, SystemId};
+use crate::model::{SystemId, WalFile};
+use crate::wal::Mode;
 
 /// What is asked for.
 #[derive(Debug, Clone)]

@@ -1,12 +1,13 @@
 //! What the files of a server tell about it.
 
+use crate::model::SystemId;
 use std::path::{Path, PathBuf};
 
 use strongroom_client::cluster;
 
 use crate::config::settings::WalJob;
 use crate::error::{Context, Error, Kind, Result};
-use crate::wal::{Archive, SystemId};
+use crate::wal::Archive;
 
 /// A server's data directory, as far as this process can reach it.
 #[derive(Debug, Clone, Default)]

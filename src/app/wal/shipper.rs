@@ -17,11 +17,9 @@ use crate::app::{Context, blocking};
 use crate::config::settings::WalJob;
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::http::WalMetrics;
-use crate::model::{SegmentSize, WalFile};
-use crate::wal::{
-    Archive, Fetched, Folder, HEADER_SIZE, Mode, PrefetchOptions, Prefetcher, PushOptions, Pushed, Pusher, SegmentHeader,
-    SystemId,
-};
+use crate::model::{SegmentSize, SystemId, WalFile};
+use crate::postgres::wal_header;
+use crate::wal::{Archive, Fetched, Folder, Mode, PrefetchOptions, Prefetcher, PushOptions, Pushed, Pusher};
 
 /// A standby asks again by itself, and may have another source of WAL.
 const STANDBY_TIME: Duration = Duration::from_secs(60);
@@ -243,9 +241,9 @@ pub(super) async fn system_of(source: File, server: Option<SystemId>, file: &Wal
     let name = file.to_string();
     blocking(move || {
         use std::os::unix::fs::FileExt;
-        let mut page = [0; HEADER_SIZE];
+        let mut page = [0; wal_header::SIZE];
         source.read_exact_at(&mut page, 0).context(|| format!("read the first page of {name}"))?;
-        let header = SegmentHeader::parse(&page).context(|| name.clone())?;
+        let header = wal_header::parse(&page).context(|| name.clone())?;
         if let Some(server) = server.filter(|s| s.identifier != header.system_identifier) {
             let what = format!("{name} belongs to system {}, and its server is {}", header.system_identifier, server.identifier);
             return Err(Error::new(Kind::Failed, what));

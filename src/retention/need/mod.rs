@@ -16,8 +16,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::SystemId;
-use crate::model::{Id, Lsn, Time, Timeline, TimelineHistory};
+use crate::model::{Id, Lsn, SystemId, Time, Timeline, TimelineHistory};
 
 /// A retained base backup.
 #[derive(Debug, Clone, PartialEq, Eq)]

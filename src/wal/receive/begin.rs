@@ -5,12 +5,12 @@ use futures::TryStreamExt as _;
 use super::resume::{self, Place, Stored};
 use super::{Memory, ReceiveEvent, Receiver};
 use crate::error::{Context, Error, Kind, Result};
-use crate::model::{Lsn, SegmentName, SegmentSize, Timeline, TimelineHistory, WalFile};
+use crate::model::{Lsn, SegmentName, SegmentSize, SystemId, Timeline, TimelineHistory, WalFile};
 use crate::postgres::replication::Refusal;
 use crate::postgres::{ConnectionSettings, Replication};
 use crate::wal::folder::Folder;
 use crate::wal::identity::Identity;
-use crate::wal::names::{Entry, SystemId};
+use crate::wal::names::Entry;
 
 /// A server that may be streamed from.
 #[derive(Debug)]

@@ -35,9 +35,8 @@ use tokio::time::Instant;
 
 use super::archive::Archive;
 use super::folder::Folder;
-use super::names::SystemId;
 use crate::error::{Error, Kind, Result};
-use crate::model::{Lsn, Timeline};
+use crate::model::{Lsn, SystemId, Timeline};
 use crate::postgres::ConnectionSettings;
 use crate::postgres::replication::Refusal;
 use crate::runtime::Cancel;

@@ -4,9 +4,9 @@ use std::fs::File;
 use std::time::Duration;
 
 use strongroom::error::Kind;
-use strongroom::model::{SegmentSize, Timeline, WalFile};
+use strongroom::model::{SegmentSize, SystemId, Timeline, WalFile};
 use strongroom::source::pg_base::WalInSnapshot;
-use strongroom::wal::{Archive, Folder, SystemId};
+use strongroom::wal::{Archive, Folder};
 
 use super::*;
 

@@ -28,7 +28,7 @@ fn as_somebody(test: &str, place: &Path) {
     assert!(output.status.success() && text.contains("1 passed"), "{text}");
 }
 
-/// A copy of the test binary may lie where somebody cannot read: then this machine cannot play the game.
+/// A tree of root's, and an empty directory of somebody's beside it.
 fn place() -> tempfile::TempDir {
     let dir = tempfile::Builder::new().permissions(PermissionsExt::from_mode(0o755)).tempdir().unwrap();
     hostile_tree(&dir.path().join("from"));

@@ -18,11 +18,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use strongroom::crypto::{MasterKey, ObjectSeal};
 use strongroom::error::{Error, Result};
-use strongroom::model::{Id, Lsn, SegmentName, SegmentSize, Timeline, TimelineHistory, WalFile};
+use strongroom::model::{Id, Lsn, SegmentName, SegmentSize, SystemId, Timeline, TimelineHistory, WalFile};
 use strongroom::runtime::SystemClock;
 use strongroom::store::fault::FaultStore;
 use strongroom::store::{Key, LocalStore, Store};
-use strongroom::wal::{Archive, Fetched, Folder, Mode, SystemId};
+use strongroom::wal::{Archive, Fetched, Folder, Mode};
 
 use crate::store::conformance::pattern;
 

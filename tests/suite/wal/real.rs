@@ -2,7 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use strongroom::wal::{Pushed, SegmentHeader};
+use strongroom::postgres::wal_header;
+use strongroom::wal::Pushed;
 
 use super::*;
 use crate::support::postgres::{self, Server};
@@ -35,7 +36,7 @@ fn work(server: &Server) {
 fn system(server: &Server, files: &[(WalFile, PathBuf)]) -> SystemId {
     let path = files.iter().find_map(|(f, p)| matches!(f, WalFile::Segment(_)).then_some(p)).unwrap();
     let bytes = std::fs::read(path).unwrap();
-    let header = SegmentHeader::parse(&bytes).unwrap();
+    let header = wal_header::parse(&bytes).unwrap();
     let identifier: u64 = server.sql("postgres", "SELECT system_identifier FROM pg_control_system()").parse().unwrap();
     let size: u64 = server.sql("postgres", "SELECT setting FROM pg_settings WHERE name = 'wal_segment_size'").parse().unwrap();
     assert_eq!((header.major, header.system_identifier), (Some(server.major), identifier));

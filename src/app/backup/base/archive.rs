@@ -4,10 +4,10 @@ use std::time::{Duration, Instant};
 
 use super::super::Run;
 use crate::error::{Context, Error, Kind, Result};
-use crate::model::{SegmentName, Timeline};
+use crate::model::{SegmentName, SystemId, Timeline};
 use crate::runtime::Cancel;
 use crate::source::pg_base::{Facts, Settings, Start, Stop, WalInSnapshot};
-use crate::wal::{Archive, Folder, SystemId};
+use crate::wal::{Archive, Folder};
 
 /// How often the archive is asked for a segment that it does not have yet.
 const PAUSE: Duration = Duration::from_secs(1);

@@ -1,5 +1,6 @@
 //! Accepts connections and answers them.
 
+use crate::model::SystemId;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write;
@@ -20,7 +21,7 @@ use super::listen::Listening;
 use crate::app::blocking;
 use crate::error::{Context, Error, Kind, Result};
 use crate::runtime::Cancel;
-use crate::wal::{Mode, SystemId};
+use crate::wal::Mode;
 
 /// Connections at the same time. A server has one archiver; the rest is room for standbys and recoveries.
 const CONNECTIONS: usize = 32;

@@ -9,8 +9,8 @@ use super::{bases, open};
 use crate::app::{Context, blocking};
 use crate::config::settings::WalJob;
 use crate::error::{Error, Result};
-use crate::model::{Lsn, SegmentName, Selector, Time, Timeline};
-use crate::wal::{Archive, Folder, Gap, Survey, SystemId};
+use crate::model::{Lsn, SegmentName, Selector, SystemId, Time, Timeline};
+use crate::wal::{Archive, Folder, Gap, Survey};
 
 pub use live::{ServerStatus, Waiting, waiting};
 pub use windows::Window;
