@@ -76,10 +76,10 @@ impl WalHeader {
 /// Reads the first [`SIZE`] bytes of a segment.
 ///
 /// # Errors
-/// [`Kind::Corrupt`] for what cannot be the beginning of a segment: too short, no long header, an address inside a segment, an
+/// [`Kind::Failed`] for what cannot be the beginning of a segment: too short, no long header, an address inside a segment, an
 /// impossible size.
 pub fn parse(bytes: &[u8]) -> Result<WalHeader> {
-    let wrong = |what: &str| Error::new(Kind::Corrupt, format!("this is not the beginning of a WAL segment: {what}"));
+    let wrong = |what: &str| Error::new(Kind::Failed, format!("it does not begin like a WAL segment: {what}"));
     let short = || wrong("it is too short");
     let magic = u16_at(bytes, 0).ok_or_else(short)?;
     let info = u16_at(bytes, 2).ok_or_else(short)?;
@@ -92,14 +92,13 @@ pub fn parse(bytes: &[u8]) -> Result<WalHeader> {
     if magic >> 8 != 0xD1 {
         return Err(wrong("its magic number is not that of PostgreSQL"));
     }
-    if info & LONG == 0 || timeline == 0 {
-        return Err(wrong("its first page has no long header"));
+    if info & LONG == 0 {
+        return Err(wrong("its first page has a short header"));
     }
-    if system_identifier == 0 {
-        return Err(wrong("it names no system"));
+    if timeline == 0 || system_identifier == 0 {
+        return Err(wrong("it names no timeline or no system"));
     }
-    let segment_size =
-        SegmentSize::new(u64::from(segment_size)).map_err(|e| wrong("its segment size is impossible").because(e))?;
+    let segment_size = SegmentSize::new(u64::from(segment_size))?;
     if address % segment_size.bytes() != 0 {
         return Err(wrong("its address lies inside a segment"));
     }
@@ -146,9 +145,9 @@ mod tests {
             parse(&bytes).unwrap_err().report()
         };
         assert!(with(1, 0).contains("magic"));
-        assert!(with(2, 1).contains("no long header"));
+        assert!(with(2, 1).contains("short header"));
         assert!(with(8, 1).contains("inside a segment"));
-        assert!(with(32, 1).contains("segment size"));
+        assert!(with(32, 1).contains("cannot be the size of a WAL segment"));
         assert!(parse(&header()[..39]).unwrap_err().report().contains("too short"));
         let unknown = {
             let mut b = header();
