@@ -48,7 +48,7 @@ pub use keys::KeyFile;
 pub use lock::{LockFile, LockHolder, LockMode, ProcessMark, RepoLock};
 pub use pack::LEVEL_OFF;
 pub use prune::{MaxUnused, Prune, PruneOptions, PruneProgress, PruneStats, plan_prune};
-pub use reader::{FileReader, Nodes, Reader, Want};
+pub use reader::{Fetched, FileReader, Nodes, Reader, TakeFetched, Want};
 pub use snapshot::{Snapshot, SnapshotFile, SnapshotSummary};
 pub use streamed::LargeTree;
 pub use survey::{Finding, Findings};
