@@ -46,7 +46,7 @@ pub use config_file::ConfigFile;
 pub use index::{BlobPlace, BlobType, Index, IndexBuilder, IndexEntry, IndexFile, IndexedBlob, IndexedPack};
 pub use keys::KeyFile;
 pub use lock::{LockFile, LockHolder, LockMode, ProcessMark, RepoLock};
-pub use pack::LEVEL_OFF;
+pub use pack::{LEVEL_OFF, compressed_len};
 pub use prune::{MaxUnused, Prune, PruneOptions, PruneProgress, PruneStats, plan_prune};
 pub use reader::{Fetched, FileReader, Nodes, Reader, TakeFetched, Want};
 pub use snapshot::{Snapshot, SnapshotFile, SnapshotSummary};

@@ -173,6 +173,12 @@ fn damaged(id: &Id, what: &str) -> Error {
         .hint("Run `strongroom check --read-data` to see what is damaged; an older snapshot may be whole.")
 }
 
+/// How many bytes these become by quick compression, for those who choose how to cut. All of them where that fails.
+#[must_use]
+pub fn compressed_len(bytes: &[u8]) -> usize {
+    zstd::bulk::compress(bytes, 1).map_or(bytes.len(), |out| out.len())
+}
+
 /// A blob whose content has another hash than its name.
 pub(crate) fn misnamed(id: &Id) -> Error {
     damaged(id, "is not what its name says")
