@@ -6,8 +6,10 @@ unless told (--peer-cipher), while we cannot do otherwise. Its archive is not co
 import json
 import os
 import statistics
+import tempfile
 
 import measure
+import physical_day
 import physical_wal
 from physical_cluster import Cluster
 from physical_tools import PgBackRest, PgBaseBackup, Strongroom, copies, space_of
@@ -24,7 +26,7 @@ def options(parser):
     parser.add_argument("--peer-cipher", action="store_true", help="let pgBackRest encrypt too (aes-256-cbc), as we always do")
     parser.add_argument("--segments", type=int, help="WAL segments of the backlog of `physical` (2000; 60 if --quick)")
     parser.add_argument("--segment-mib", type=int, help="their size (16; less where the disk has no room for so many)")
-    parser.add_argument("--skip", default="", help="parts of `physical` to leave out: base, wal, within")
+    parser.add_argument("--skip", default="", help="parts of `physical` to leave out: base, wal, within, day, tebibyte")
 
 
 def run(args, make_store, results):
@@ -35,6 +37,29 @@ def run(args, make_store, results):
         base(args, results)
     if "wal" not in skipped:
         physical_wal.run(args, results)
+    if "day" not in skipped:
+        physical_day.run(args, results)
+    if "tebibyte" not in skipped:
+        tebibyte(args, results)
+
+
+def tebibyte(args, results):
+    """What the engine makes of a large cluster's file names and chunks."""
+    program = os.path.join(os.path.dirname(os.environ["STRONGROOM_BIN"]), "examples", "tebibyte")
+    if not os.path.exists(program):
+        note("\n(no tree and index of a large cluster: build the example `tebibyte` beside the binary)")
+        return
+    segments = 100 if args.quick else 1024
+    note(f"\n== tree and index of {segments} files of 1 GiB")
+    for kib in (1024, 256):
+        with tempfile.TemporaryDirectory() as folder:
+            cost = measure.run([program, folder, str(segments), str(kib)])
+        found = json.loads(cost.output)
+        results.setdefault("large cluster", {})[kib] = found
+        first, next_day = found["days"]
+        note(f"chunks of {kib:4} KiB, {found['chunks']} of them: tree {first['tree_bytes'] / 1e6:.1f} MB, index {first['index_bytes'] / 1e6:.1f} MB; "
+             f"next day, with {next_day['chunks_stored']} changed: tree {next_day['tree_bytes'] / 1e6:.1f} MB, index {next_day['index_bytes'] / 1e6:.2f} MB; "
+             f"index loaded in {found['index_load_seconds']:.1f} s")
 
 
 def base(args, results):
