@@ -15,7 +15,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use strongroom::crypto::sha256;
 use strongroom::model::{Id, Metadata, Node, NodeKind, Time};
-use strongroom::repository::{BlobType, Done, LockHolder, RepoEnv, Repository, Writer, WriterOptions};
+use strongroom::repository::{BlobType, Done, LockHolder, RepoEnv, Repository, TreePart, Writer, WriterOptions};
 use strongroom::runtime::{SecretText, SystemClock};
 use strongroom::store::LocalStore;
 
@@ -28,6 +28,7 @@ const STORED: usize = 64 + 128 + 32;
 fn main() {
     let mut args = std::env::args().skip(1);
     let dir = args.next().expect("usage: tebibyte DIR [SEGMENTS] [CHUNK_KIB]");
+    let dir = std::path::absolute(dir).expect("a path").to_str().expect("a path of letters").to_owned();
     let number = |text: Option<String>, or: u64| text.map_or(or, |t| t.parse().expect("a number"));
     let segments = number(args.next(), 1024);
     let per_segment = GIB / (number(args.next(), 1024) << 10);
@@ -57,7 +58,7 @@ fn main() {
         }
         let nodes = nodes(&content);
         let started = Instant::now();
-        writer.tree(&nodes).expect("a tree");
+        tree(&writer, &nodes);
         let seconds = started.elapsed().as_secs_f64();
         let trees = writer.stats().tree_blobs.load(std::sync::atomic::Ordering::Relaxed);
         let data = writer.stats().data_blobs.load(std::sync::atomic::Ordering::Relaxed);
@@ -103,6 +104,17 @@ fn store(writer: &Writer, numbers: impl Iterator<Item = u64>) -> Vec<Id> {
         ids[at] = id;
     }
     ids
+}
+
+/// As base backups store the entries of such a directory.
+fn tree(writer: &Writer, nodes: &[Node]) {
+    let mut tree = writer.large_tree(nodes.len() * 512).expect("a tree");
+    for node in nodes {
+        tree.add(TreePart::encode(std::slice::from_ref(node)).expect("a node").expect("one node")).expect("in order");
+    }
+    let (sender, receiver) = mpsc::channel();
+    writer.submit_large_tree(tree, Box::new(move |_, saved| sender.send(saved.is_some()).expect("somebody waits")));
+    assert!(receiver.recv().expect("an answer"), "the tree was not stored");
 }
 
 /// The relation's files.
