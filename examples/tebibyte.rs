@@ -49,7 +49,8 @@ fn main() {
         if day == 0 {
             content = (0..segments).map(|s| store(&writer, (0..per_segment).map(|c| s * per_segment + c))).collect();
         } else {
-            let changed: Vec<u64> = (0..segments * per_segment).filter(|n| sha256(&n.to_le_bytes()).0[0] % 100 == 0).collect();
+            let changed: Vec<u64> =
+                (0..segments * per_segment).filter(|n| sha256(&n.to_le_bytes()).0[0].is_multiple_of(100)).collect();
             let new = store(&writer, changed.iter().map(|n| n + (1 << 40)));
             for (n, id) in changed.iter().zip(new) {
                 let slot = content.get_mut((n / per_segment) as usize).and_then(|ids| ids.get_mut((n % per_segment) as usize));
