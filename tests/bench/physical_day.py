@@ -74,7 +74,9 @@ def backup(name, one, results):
 def stream(cluster, one, program, steps, results):
     command = [*cluster.user, program, f"{one.place}/repo", cluster.url("postgres"), "bench", str(LAG_MS)]
     with open(f"{cluster.folder}/stream.log", "w") as log:
-        streaming = subprocess.Popen(command, cwd=one.place, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True)
+        env = os.environ | {"HOME": one.place}
+        streaming = subprocess.Popen(command, cwd=one.place, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
+                                     text=True)
     try:
         wait(cluster, streaming, f"{cluster.folder}/stream.log")
         # What it does at the start is over.
