@@ -11,6 +11,7 @@ use super::streamed;
 use crate::crypto::{MasterKey, sha256};
 use crate::error::{Context, Error, Kind, Result};
 use crate::model::Id;
+use crate::runtime::memory::page_aligned;
 
 /// Bytes that sealing adds: IV and authenticator.
 pub(crate) const SEAL: usize = 32;
@@ -197,7 +198,9 @@ impl Codec {
 /// A pack that is being filled. One blob type a pack, as stock clients expect.
 pub(crate) struct PackBuilder {
     kind: BlobType,
+    /// The pack, from `start` on.
     bytes: Vec<u8>,
+    start: usize,
     blobs: Vec<IndexedBlob>,
 }
 
@@ -208,21 +211,21 @@ pub(crate) struct SealedPack {
 }
 
 impl PackBuilder {
-    /// Uses `memory` (emptied) for its bytes.
-    pub(crate) fn new(kind: BlobType, mut memory: Vec<u8>) -> Self {
-        memory.clear();
-        Self { kind, bytes: memory, blobs: Vec::new() }
+    /// Uses `memory` (emptied) for its bytes, which begin at a page so that a store can write them directly.
+    pub(crate) fn new(kind: BlobType, memory: Vec<u8>) -> Self {
+        let bytes = page_aligned(memory);
+        Self { kind, start: bytes.len(), bytes, blobs: Vec::new() }
     }
 
     /// A pack of one blob, whose bytes become those of the pack.
     pub(crate) fn of_one(kind: BlobType, id: Id, sealed: Vec<u8>, uncompressed: u32) -> Result<Self> {
         let length = u32::try_from(sealed.len()).map_err(|e| Error::new(Kind::Bug, "pack grew past 4 GiB").because(e))?;
         let blob = IndexedBlob { id, kind, offset: 0, length, uncompressed_length: uncompressed };
-        Ok(Self { kind, bytes: sealed, blobs: vec![blob] })
+        Ok(Self { kind, bytes: sealed, start: 0, blobs: vec![blob] })
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.bytes.len()
+        self.bytes.len() - self.start
     }
 
     pub(crate) fn count(&self) -> usize {
@@ -235,7 +238,7 @@ impl PackBuilder {
 
     pub(crate) fn add(&mut self, id: Id, blob: &SealedBlob<'_>) -> Result<()> {
         let too_large = |e| Error::new(Kind::Bug, "pack grew past 4 GiB").because(e);
-        let offset = u32::try_from(self.bytes.len()).map_err(too_large)?;
+        let offset = u32::try_from(self.len()).map_err(too_large)?;
         let length = u32::try_from(blob.bytes.len()).map_err(too_large)?;
         self.bytes.extend_from_slice(blob.bytes);
         self.blobs.push(IndexedBlob { id, kind: self.kind, offset, length, uncompressed_length: blob.uncompressed });
@@ -258,13 +261,13 @@ impl PackBuilder {
             }
             header.extend_from_slice(&b.id.0);
         }
-        let start = self.bytes.len();
+        let before = self.bytes.len();
         key.seal_into(&header, &mut self.bytes);
         let length =
-            u32::try_from(self.bytes.len() - start).map_err(|e| Error::new(Kind::Bug, "pack header is too long").because(e))?;
+            u32::try_from(self.bytes.len() - before).map_err(|e| Error::new(Kind::Bug, "pack header is too long").because(e))?;
         self.bytes.extend_from_slice(&length.to_le_bytes());
-        let id = sha256(&self.bytes);
-        Ok(SealedPack { bytes: Bytes::from(self.bytes), index: IndexedPack { id, blobs: self.blobs } })
+        let bytes = Bytes::from(self.bytes).slice(self.start..);
+        Ok(SealedPack { index: IndexedPack { id: sha256(&bytes), blobs: self.blobs }, bytes })
     }
 }
 
