@@ -8,4 +8,4 @@ mod sha_units;
 
 pub use hash::{LANES, Sha256, sha256, sha256_many};
 pub use object::{Codec, Content, ObjectSeal};
-pub use seal::{MasterKey, OpenError, OpenReader, SEAL_OVERHEAD, random};
+pub use seal::{MasterKey, OpenError, OpenReader, SEAL_FRONT, SEAL_OVERHEAD, random};

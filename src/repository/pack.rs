@@ -3,12 +3,14 @@
 //! `Blob1 ‖ … ‖ BlobN ‖ header ‖ u32le(len(header))`, header = sealed entries of 37 (stored raw) or 41 bytes
 //! (compressed). Built in memory: nothing is written twice and no temporary file exists.
 
+use std::io::Cursor;
+
 use bytes::Bytes;
 use zstd::bulk::{Compressor, Decompressor};
 
 use super::index::{BlobPlace, BlobType, IndexedBlob, IndexedPack};
 use super::streamed;
-use crate::crypto::{MasterKey, sha256};
+use crate::crypto::{MasterKey, SEAL_FRONT, sha256};
 use crate::error::{Context, Error, Kind, Result};
 use crate::model::Id;
 use crate::runtime::memory::page_aligned;
@@ -26,7 +28,6 @@ pub(crate) struct Codec {
     /// Whether blobs are compressed only where they must be.
     reluctant: bool,
     decompressor: Decompressor<'static>,
-    compressed: Vec<u8>,
     sealed: Vec<u8>,
     opened: Vec<u8>,
     plain: Vec<u8>,
@@ -49,15 +50,7 @@ impl Codec {
             )
         };
         let decompressor = Decompressor::new().context(|| "prepare decompression")?;
-        Ok(Self {
-            compressor,
-            reluctant: false,
-            decompressor,
-            compressed: Vec::new(),
-            sealed: Vec::new(),
-            opened: Vec::new(),
-            plain: Vec::new(),
-        })
+        Ok(Self { compressor, reluctant: false, decompressor, sealed: Vec::new(), opened: Vec::new(), plain: Vec::new() })
     }
 
     /// For writing to a repository of this format version. Version 1 knows no compression; from 2 on trees are always
@@ -78,22 +71,27 @@ impl Codec {
                 .hint("This points at faulty memory or a faulty processor: check the machine.")
         };
         let mut uncompressed = 0;
+        self.sealed.clear();
+        self.sealed.resize(SEAL_FRONT, 0);
         if let Some(compressor) = &mut self.compressor
             && (always_compress || !self.reluctant)
         {
-            self.compressed.clear();
-            self.compressed.reserve(zstd::zstd_safe::compress_bound(plain.len()));
-            compressor.compress_to_buffer(plain, &mut self.compressed).map_err(|e| bug("cannot be compressed").because(e))?;
+            self.sealed.reserve(zstd::zstd_safe::compress_bound(plain.len()));
+            let mut behind = Cursor::new(std::mem::take(&mut self.sealed));
+            behind.set_position(SEAL_FRONT as u64);
+            let compressed = compressor.compress_to_buffer(plain, &mut behind);
+            self.sealed = behind.into_inner();
+            let compressed = compressed.map_err(|e| bug("cannot be compressed").because(e))?;
             // Below 2 % gained, reading back would cost more than the bytes do.
-            if always_compress || self.compressed.len() < plain.len() - plain.len() / 50 {
+            if always_compress || compressed < plain.len() - plain.len() / 50 {
                 uncompressed = u32::try_from(plain.len()).map_err(|e| bug("is too long").because(e))?;
             }
         }
-        let stored = if uncompressed == 0 { plain } else { &self.compressed };
-        self.sealed.clear();
-        key.seal_into(stored, &mut self.sealed);
-        // Into the memory that the compressed bytes had: it is in the processor's cache, and they are needed no more.
-        std::mem::swap(&mut self.opened, &mut self.compressed);
+        if uncompressed == 0 {
+            self.sealed.truncate(SEAL_FRONT);
+            self.sealed.extend_from_slice(plain);
+        }
+        key.seal_in_place(&mut self.sealed);
         self.opened.clear();
         key.open_into(&self.sealed, &mut self.opened).map_err(|e| bug("does not open after sealing").because(e))?;
         let same = if uncompressed == 0 {
@@ -106,7 +104,6 @@ impl Codec {
                 .map_err(|e| bug("does not decompress").because(e))?;
             self.plain == plain
         };
-        std::mem::swap(&mut self.opened, &mut self.compressed);
         if !same {
             return Err(bug("changed while it was sealed"));
         }
