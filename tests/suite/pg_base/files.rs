@@ -160,9 +160,10 @@ async fn the_next_day_adds_changed_chunks_only() {
     let before = chunks(&repo, &first, &path).await;
     let after = chunks(&repo, &second, &path).await;
     let (rest, whole_ones) = before.split_last().unwrap();
-    assert!(whole_ones.len() > 50 && *rest <= 256 && whole_ones.iter().all(|k| *k == 256), "{before:?}");
+    // It compresses well.
+    assert!(whole_ones.len() > 50 && *rest <= 512 && whole_ones.iter().all(|k| *k == 512), "{before:?}");
     let small = after.iter().filter(|k| **k == 64).count();
-    assert!((4..=16).contains(&small), "{after:?}");
+    assert!((8..=24).contains(&small), "{after:?}");
     let stream = try_back_up(&repo, from_stream(&server)).await.unwrap();
     whole(&stream);
     assert_eq!(chunks(&repo, &stream, &path).await, after);
