@@ -97,7 +97,7 @@ impl Site {
     }
 }
 
-fn run_here(server: &Server) {
+pub fn run_here(server: &Server) {
     let auto = Path::new(&server.data()).join("postgresql.auto.conf");
     let mut file = std::fs::OpenOptions::new().append(true).open(auto).unwrap();
     for (name, value) in server.own_settings() {

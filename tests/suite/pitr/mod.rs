@@ -4,3 +4,5 @@ mod archive;
 mod cluster;
 mod origin;
 mod targets;
+
+pub use archive::run_here;
