@@ -124,16 +124,19 @@ impl Server {
         if output.status.success() { Ok(()) } else { Err(words(&output.stdout) + &words(&output.stderr) + &self.log()) }
     }
 
-    /// A server on this data directory, which is moved into a place of its own.
+    /// A server on this data directory, which is moved into a place of its own, with the tablespaces of a snapshot beside it.
     pub fn on(major: u32, data: &Path, config: &str) -> Self {
         let server = Self::prepare(major, false);
-        let mut moved = Command::new("mv");
-        moved.arg(data).arg(server.data());
-        run(moved, "mv");
-        if let Some(user) = user() {
-            let mut chown = Command::new("chown");
-            chown.arg("-R").arg(user).arg(server.data());
-            run(chown, "chown");
+        for from in [data.to_owned(), data.with_file_name("tablespaces")].iter().filter(|d| d.exists()) {
+            let to = server.dir.join(if from == data { "data" } else { "tablespaces" });
+            let mut moved = Command::new("mv");
+            moved.arg(from).arg(&to);
+            run(moved, "mv");
+            if let Some(user) = user() {
+                let mut chown = Command::new("chown");
+                chown.arg("-R").arg(user).arg(&to);
+                run(chown, "chown");
+            }
         }
         server.configure(config);
         server.launch()
