@@ -47,6 +47,7 @@ fn full() -> Metrics {
     wal.pushed(false, Time::new(4001, 0));
     wal.streaming(true);
     wal.stream(30, 20, 10, std::time::Duration::from_millis(500));
+    wal.split(true);
     wal.gap();
     wal.slot_dropped();
     metrics
@@ -99,6 +100,7 @@ fn a_wal_archive_shows_what_was_pushed_and_what_waits() {
     assert_eq!((get("wal_ready_files"), get("wal_ready_age_seconds")), (3.0, 1.5));
     assert_eq!((get("wal_streaming"), get("wal_received_bytes"), get("wal_confirmed_bytes")), (1.0, 30.0, 20.0));
     assert_eq!((get("wal_slot_kept_bytes"), get("wal_unstored_age_seconds")), (10.0, 0.5));
+    assert_eq!(get("wal_split"), 1.0);
     assert_eq!((get("wal_gaps_total"), get("wal_slot_drops_total")), (1.0, 1.0));
     assert_eq!(samples[r#"strongroom_wal_push_failures_total{tenant="acme",job="orders",kind="unavailable"}"#], 1.0);
 }

@@ -340,3 +340,39 @@ fn a_failover_is_crossed_and_the_old_timeline_can_be_kept_to() {
     }
     assert_eq!(site.preview(&[])["timeline"], 2);
 }
+
+/// Nobody stopped the former primary. Nothing of either is lost, and it is told wherever somebody looks.
+#[test]
+fn a_former_primary_that_lives_on_is_stored_and_told() {
+    let site = Site::new(16);
+    site.backup();
+    site.sql("INSERT INTO t VALUES (1)");
+    let standby = site.server.standby("");
+    await_true(&standby, "SELECT count(*) = 1 FROM t");
+    archived(&site.server);
+    standby.promote();
+    standby.sql("postgres", "INSERT INTO t VALUES (2)");
+    archived(&standby);
+    let state = || site.place.status()["state"].clone();
+    // The segment in which they parted ends on the former timeline, too: that alone is no second writer.
+    assert_eq!(state(), "ok");
+    for n in [11, 12] {
+        site.sql(&format!("INSERT INTO t VALUES ({n})"));
+        archived(&site.server);
+    }
+    standby.sql("postgres", "INSERT INTO t VALUES (3)");
+    archived(&standby);
+    let words = "two servers of one origin write";
+    assert!(site.server.log().contains(words), "{}", site.server.log());
+    assert!(!standby.log().contains(words), "{}", standby.log());
+    let status = site.place.status();
+    assert_eq!(status["state"], "split", "{status:#}");
+    let split = &status["systems"][0]["splits"][0];
+    assert_eq!((&split["timeline"], &split["child"]), (&1.into(), &2.into()), "{status:#}");
+    let said = site.place.run(&["wal", "status", "--check"]).exits(1);
+    assert!(said.out.contains("split: timeline 1 went on"), "{}", said.out);
+    for (target, rows) in [(&[][..], "1,2,3"), (&["--target-timeline", "current"][..], "1,11,12")] {
+        let server = site.recovered(target);
+        assert_eq!(rows_after_promotion(&server), rows, "{target:?}\n{}", server.log());
+    }
+}
