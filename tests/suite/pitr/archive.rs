@@ -11,13 +11,13 @@ use crate::support::postgres::Server;
 use crate::wal_cli::{Place, archived};
 
 /// A server, its archive and its base backups.
-struct Site {
-    place: Place,
-    server: Server,
+pub struct Site {
+    pub place: Place,
+    pub server: Server,
 }
 
 impl Site {
-    fn new(major: u32) -> Self {
+    pub fn new(major: u32) -> Self {
         Self::with(major, "wal: { pg_wal: { socket: none } }, ")
     }
 
@@ -31,7 +31,7 @@ impl Site {
         site
     }
 
-    fn configure(&self, jobs: &str) {
+    pub fn configure(&self, jobs: &str) {
         let text = format!(
             "environment: test\ncache_dir: {}\nrepository: {{ url: \"file://{}\", password: {{ file: {} }} }}\ntenants: {{ acme: {{ jobs: {{ {jobs}main: {{ pg_base: {{ url: \"{}\", data_directory: {} }}, schedule: never }} }} }} }}\n",
             self.place.path("cache"),
@@ -43,11 +43,11 @@ impl Site {
         std::fs::write(self.place.config(), text).unwrap();
     }
 
-    fn sql(&self, sql: &str) -> String {
+    pub fn sql(&self, sql: &str) -> String {
         self.server.sql("postgres", sql)
     }
 
-    fn backup(&self) -> String {
+    pub fn backup(&self) -> String {
         self.place.run(&["backup", "acme/main"]).ok();
         let list = self.place.run(&["--json", "snapshots", "acme/main"]).ok().json();
         let newest = list.as_array().or_else(|| list["snapshots"].as_array()).unwrap().last().unwrap().clone();
@@ -55,7 +55,7 @@ impl Site {
     }
 
     /// A moment in the form that `--target-time` takes, with other commits well before and after it.
-    fn moment(&self) -> String {
+    pub fn moment(&self) -> String {
         self.sql("SELECT pg_sleep(0.02); SELECT clock_timestamp(); SELECT pg_sleep(0.02)").trim().to_owned()
     }
 
@@ -64,7 +64,7 @@ impl Site {
     }
 
     #[track_caller]
-    fn preview(&self, more: &[&str]) -> Value {
+    pub fn preview(&self, more: &[&str]) -> Value {
         let to = self.place.path("nowhere");
         let planned = self.restore(&to, &[&["--preview"], more].concat()).ok().json();
         assert!(!Path::new(&to).exists());
@@ -73,7 +73,7 @@ impl Site {
     }
 
     #[track_caller]
-    fn refused(&self, more: &[&str], code: i32, words: &[&str]) {
+    pub fn refused(&self, more: &[&str], code: i32, words: &[&str]) {
         let to = self.place.path("nowhere");
         let ran = self.restore(&to, more).exits(code);
         for word in words {
@@ -89,7 +89,13 @@ impl Site {
     /// Restores, starts, and waits for the promotion. The server runs on a socket of its own.
     #[track_caller]
     fn recovered(&self, more: &[&str]) -> Server {
-        let server = Server::unborn(self.server.major);
+        self.recovered_as(self.server.major, more)
+    }
+
+    /// The same by a server of this major.
+    #[track_caller]
+    pub fn recovered_as(&self, major: u32, more: &[&str]) -> Server {
+        let server = Server::unborn(major);
         self.restore(&server.data(), more).ok();
         run_here(&server);
         server.restart();

@@ -109,6 +109,22 @@ impl Server {
         Self::prepare(major, false)
     }
 
+    /// This cluster under another major, by `pg_upgrade`. Stops it; the new one does not run yet.
+    pub fn upgrade(&self, major: u32, initdb: &[&str], config: &str) -> Self {
+        self.stop();
+        let new = Self::prepare(major, false);
+        let (data, old, socket) = (new.data(), self.data(), new.socket_dir());
+        let usual = ["-D", &data, "-U", "postgres", "-A", "trust", "-N", "--encoding=UTF8", "--locale=C"];
+        run(new.as_user("initdb", &[&usual, initdb].concat()), "initdb");
+        let bin = |s: &Self| user().map_or_else(|| s.bin(), |user| reachable(&s.bin(), user)).to_str().unwrap().to_owned();
+        let args = ["-b", &bin(self), "-B", &bin(&new), "-d", &old, "-D", &data, "-U", "postgres", "-s", &socket];
+        let mut upgrade = new.as_user("pg_upgrade", &args);
+        upgrade.current_dir(&new.dir);
+        run(upgrade, "pg_upgrade");
+        new.configure(config);
+        new
+    }
+
     /// What a restored cluster must be told to run as this server, beside what its configuration says.
     pub fn own_settings(&self) -> Vec<(String, String)> {
         [("unix_socket_directories", self.socket_dir()), ("port", self.port.to_string()), ("listen_addresses", String::new())]
