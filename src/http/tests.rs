@@ -28,6 +28,7 @@ fn full() -> Metrics {
         added_bytes: 200,
         stored_bytes: 100,
         missing: 0,
+        bad_pages: Some(4),
         warnings: 2,
         retries: 1,
         requests: vec![("put", 7), ("get", 3)],
@@ -82,6 +83,7 @@ fn a_run_shows_in_every_metric_of_its_job() {
     assert_eq!(get("job_stored_bytes_total", job), Some(100.0));
     assert_eq!(get("job_store_requests_total", &format!(r#"{job},request="put""#)), Some(7.0));
     assert_eq!(get("job_last_warnings", job), Some(2.0));
+    assert_eq!(get("job_last_bad_pages", job), Some(4.0));
     assert_eq!(get("job_next_run_timestamp_seconds", job), Some(5000.5));
     assert_eq!(get("job_running", job), Some(0.0));
     assert_eq!(get("job_snapshots", job), Some(14.0));

@@ -108,6 +108,7 @@ impl Run {
             roots,
             paths: vec![format!("/{DATA}")],
             excludes: Vec::new(),
+            bad_pages: facts.checksums.then_some(problems.bad_page_count),
             missing: problems.missing,
             warnings: problems.warnings,
             facts: all,

@@ -57,6 +57,8 @@ pub(super) struct Problems {
     pub(super) warnings: Vec<String>,
     /// The first of the pages with wrong checksums.
     pub(super) bad_pages: Vec<BadPage>,
+    /// How many there are.
+    pub(super) bad_page_count: u64,
     /// Pages that look bad in a stream, until the server is heard.
     pub(super) suspects: Vec<BadPage>,
 }
@@ -65,6 +67,7 @@ impl Problems {
     /// Notes a page with a wrong checksum.
     pub(super) fn bad_page(&mut self, page: BadPage) {
         self.missing.push(format!("{}: the checksum of block {} is wrong; it is stored as it was read", page.file, page.block));
+        self.bad_page_count += 1;
         if self.bad_pages.len() < LISTED_PAGES {
             self.bad_pages.push(page);
         }
