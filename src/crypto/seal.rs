@@ -13,6 +13,8 @@ use zeroize::{Zeroize, ZeroizeOnDrop};
 /// Bytes that sealing adds.
 pub const SEAL_OVERHEAD: usize = 32;
 const HALF: usize = SEAL_OVERHEAD / 2;
+/// How many of them stand in front: room for [`MasterKey::seal_in_place`].
+pub const SEAL_FRONT: usize = HALF;
 
 /// The three keys that protect a repository (or, derived from a password, a key file). Wiped when dropped.
 #[derive(Clone, Zeroize, ZeroizeOnDrop)]
@@ -55,7 +57,7 @@ impl MasterKey {
         out.extend_from_slice(&tag);
     }
 
-    /// Seals without a copy: `bytes` is 16 bytes of room and then what is to be sealed.
+    /// Seals without a copy: `bytes` is [`SEAL_FRONT`] bytes of room and then what is to be sealed.
     pub fn seal_in_place(&self, bytes: &mut Vec<u8>) {
         let mut iv = [0; HALF];
         random(&mut iv);

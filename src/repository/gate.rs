@@ -24,12 +24,16 @@ impl Gate {
         *held += bytes;
     }
 
-    /// Gives bytes back.
+    /// Gives bytes back. Who waits is woken once a quarter is free: to be woken for every small blob, and to find no room, would
+    /// cost more than the blob.
     pub(crate) fn leave(&self, bytes: u64) {
         let mut held = self.held.lock();
         *held = held.saturating_sub(bytes);
+        let has_room = *held <= self.limit - self.limit / 4;
         drop(held);
-        self.room.notify_all();
+        if has_room {
+            self.room.notify_all();
+        }
     }
 
     pub(crate) fn limit(&self) -> u64 {

@@ -3,14 +3,17 @@
 //! `Blob1 ‖ … ‖ BlobN ‖ header ‖ u32le(len(header))`, header = sealed entries of 37 (stored raw) or 41 bytes
 //! (compressed). Built in memory: nothing is written twice and no temporary file exists.
 
+use std::io::Cursor;
+
 use bytes::Bytes;
 use zstd::bulk::{Compressor, Decompressor};
 
 use super::index::{BlobPlace, BlobType, IndexedBlob, IndexedPack};
 use super::streamed;
-use crate::crypto::{MasterKey, sha256};
+use crate::crypto::{MasterKey, SEAL_FRONT, sha256};
 use crate::error::{Context, Error, Kind, Result};
 use crate::model::Id;
+use crate::runtime::memory::page_aligned;
 
 /// Bytes that sealing adds: IV and authenticator.
 pub(crate) const SEAL: usize = 32;
@@ -25,7 +28,6 @@ pub(crate) struct Codec {
     /// Whether blobs are compressed only where they must be.
     reluctant: bool,
     decompressor: Decompressor<'static>,
-    compressed: Vec<u8>,
     sealed: Vec<u8>,
     opened: Vec<u8>,
     plain: Vec<u8>,
@@ -48,15 +50,7 @@ impl Codec {
             )
         };
         let decompressor = Decompressor::new().context(|| "prepare decompression")?;
-        Ok(Self {
-            compressor,
-            reluctant: false,
-            decompressor,
-            compressed: Vec::new(),
-            sealed: Vec::new(),
-            opened: Vec::new(),
-            plain: Vec::new(),
-        })
+        Ok(Self { compressor, reluctant: false, decompressor, sealed: Vec::new(), opened: Vec::new(), plain: Vec::new() })
     }
 
     /// For writing to a repository of this format version. Version 1 knows no compression; from 2 on trees are always
@@ -77,22 +71,27 @@ impl Codec {
                 .hint("This points at faulty memory or a faulty processor: check the machine.")
         };
         let mut uncompressed = 0;
+        self.sealed.clear();
+        self.sealed.resize(SEAL_FRONT, 0);
         if let Some(compressor) = &mut self.compressor
             && (always_compress || !self.reluctant)
         {
-            self.compressed.clear();
-            self.compressed.reserve(zstd::zstd_safe::compress_bound(plain.len()));
-            compressor.compress_to_buffer(plain, &mut self.compressed).map_err(|e| bug("cannot be compressed").because(e))?;
+            self.sealed.reserve(zstd::zstd_safe::compress_bound(plain.len()));
+            let mut behind = Cursor::new(std::mem::take(&mut self.sealed));
+            behind.set_position(SEAL_FRONT as u64);
+            let compressed = compressor.compress_to_buffer(plain, &mut behind);
+            self.sealed = behind.into_inner();
+            let compressed = compressed.map_err(|e| bug("cannot be compressed").because(e))?;
             // Below 2 % gained, reading back would cost more than the bytes do.
-            if always_compress || self.compressed.len() < plain.len() - plain.len() / 50 {
+            if always_compress || compressed < plain.len() - plain.len() / 50 {
                 uncompressed = u32::try_from(plain.len()).map_err(|e| bug("is too long").because(e))?;
             }
         }
-        let stored = if uncompressed == 0 { plain } else { &self.compressed };
-        self.sealed.clear();
-        key.seal_into(stored, &mut self.sealed);
-        // Into the memory that the compressed bytes had: it is in the processor's cache, and they are needed no more.
-        std::mem::swap(&mut self.opened, &mut self.compressed);
+        if uncompressed == 0 {
+            self.sealed.truncate(SEAL_FRONT);
+            self.sealed.extend_from_slice(plain);
+        }
+        key.seal_in_place(&mut self.sealed);
         self.opened.clear();
         key.open_into(&self.sealed, &mut self.opened).map_err(|e| bug("does not open after sealing").because(e))?;
         let same = if uncompressed == 0 {
@@ -105,7 +104,6 @@ impl Codec {
                 .map_err(|e| bug("does not decompress").because(e))?;
             self.plain == plain
         };
-        std::mem::swap(&mut self.opened, &mut self.compressed);
         if !same {
             return Err(bug("changed while it was sealed"));
         }
@@ -153,7 +151,9 @@ impl Codec {
 /// A pack that is being filled. One blob type a pack, as stock clients expect.
 pub(crate) struct PackBuilder {
     kind: BlobType,
+    /// The pack, from `start` on.
     bytes: Vec<u8>,
+    start: usize,
     blobs: Vec<IndexedBlob>,
 }
 
@@ -164,21 +164,21 @@ pub(crate) struct SealedPack {
 }
 
 impl PackBuilder {
-    /// Uses `memory` (emptied) for its bytes.
-    pub(crate) fn new(kind: BlobType, mut memory: Vec<u8>) -> Self {
-        memory.clear();
-        Self { kind, bytes: memory, blobs: Vec::new() }
+    /// Uses `memory` (emptied) for its bytes, which begin at a page so that a store can write them directly.
+    pub(crate) fn new(kind: BlobType, memory: Vec<u8>) -> Self {
+        let bytes = page_aligned(memory);
+        Self { kind, start: bytes.len(), bytes, blobs: Vec::new() }
     }
 
     /// A pack of one blob, whose bytes become those of the pack.
     pub(crate) fn of_one(kind: BlobType, id: Id, sealed: Vec<u8>, uncompressed: u32) -> Result<Self> {
         let length = u32::try_from(sealed.len()).map_err(|e| Error::new(Kind::Bug, "pack grew past 4 GiB").because(e))?;
         let blob = IndexedBlob { id, kind, offset: 0, length, uncompressed_length: uncompressed };
-        Ok(Self { kind, bytes: sealed, blobs: vec![blob] })
+        Ok(Self { kind, bytes: sealed, start: 0, blobs: vec![blob] })
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.bytes.len()
+        self.bytes.len() - self.start
     }
 
     pub(crate) fn count(&self) -> usize {
@@ -191,7 +191,7 @@ impl PackBuilder {
 
     pub(crate) fn add(&mut self, id: Id, blob: &SealedBlob<'_>) -> Result<()> {
         let too_large = |e| Error::new(Kind::Bug, "pack grew past 4 GiB").because(e);
-        let offset = u32::try_from(self.bytes.len()).map_err(too_large)?;
+        let offset = u32::try_from(self.len()).map_err(too_large)?;
         let length = u32::try_from(blob.bytes.len()).map_err(too_large)?;
         self.bytes.extend_from_slice(blob.bytes);
         self.blobs.push(IndexedBlob { id, kind: self.kind, offset, length, uncompressed_length: blob.uncompressed });
@@ -214,13 +214,13 @@ impl PackBuilder {
             }
             header.extend_from_slice(&b.id.0);
         }
-        let start = self.bytes.len();
+        let before = self.bytes.len();
         key.seal_into(&header, &mut self.bytes);
         let length =
-            u32::try_from(self.bytes.len() - start).map_err(|e| Error::new(Kind::Bug, "pack header is too long").because(e))?;
+            u32::try_from(self.bytes.len() - before).map_err(|e| Error::new(Kind::Bug, "pack header is too long").because(e))?;
         self.bytes.extend_from_slice(&length.to_le_bytes());
-        let id = sha256(&self.bytes);
-        Ok(SealedPack { bytes: Bytes::from(self.bytes), index: IndexedPack { id, blobs: self.blobs } })
+        let bytes = Bytes::from(self.bytes).slice(self.start..);
+        Ok(SealedPack { index: IndexedPack { id: sha256(&bytes), blobs: self.blobs }, bytes })
     }
 }
 

@@ -1,4 +1,5 @@
-//! How much memory the process may use: the configured budget, or less where its control group allows less.
+//! How much memory the process may use: the configured budget, or less where its control group allows less. And memory that
+//! begins where the hardware wants it.
 
 use std::path::Path;
 
@@ -6,6 +7,21 @@ use std::path::Path;
 pub const DEFAULT_BUDGET: u64 = 256 << 20;
 /// The least that the engine works with in bytes: 96 MiB. A smaller budget is raised to it.
 pub const LEAST_BUDGET: u64 = 96 << 20;
+
+/// What direct input and output wants memory, lengths and positions in files to be multiples of, in bytes: enough for every disk.
+pub const PAGE: usize = 4096;
+
+/// Fills empty `memory` up to an address that is a multiple of [`PAGE`]: what is appended begins there, as long as the memory
+/// need not grow. Memory that has no room for that stays empty.
+#[must_use]
+pub fn page_aligned(mut memory: Vec<u8>) -> Vec<u8> {
+    memory.clear();
+    let start = memory.as_ptr().align_offset(PAGE);
+    if start < memory.capacity() {
+        memory.resize(start, 0);
+    }
+    memory
+}
 
 /// The smaller of `configured` and what the control group of this process allows, less an eighth for what is not
 /// counted (stacks, the allocator's own needs). Never below [`LEAST_BUDGET`].

@@ -81,8 +81,8 @@ impl WriterOptions {
     /// Options whose buffers stay within `budget` bytes for the whole process.
     ///
     /// Peak ≈ 25 MiB for the program + 48 B a known blob + 24 B a new one + (uploads + 1) packs + tree pack + queue +
-    /// per lane 4 × the largest blob (2 MiB) + per walker one block (4 MiB) + 180 B an entry of each directory of more
-    /// than 4,096 that is being stored: about 110 MiB on two processors, whatever the input. A budget of 512 MiB and
+    /// per lane 3 × the largest blob (2 MiB) + per walker one block (4 MiB) + 180 B an entry of each directory of more
+    /// than 4,096 that is being stored: about 106 MiB on two processors, whatever the input. A budget of 512 MiB and
     /// more buys larger packs, and so fewer requests, and more uploads at a time; more processors than there are 32 MiB
     /// in it are not used.
     #[must_use]

@@ -18,7 +18,7 @@ use crate::store::{Key, Payload, PutMode};
 
 /// A header of a stock client's limit holds 409,199 blobs; ours stay far below, for quick rebuilds of an index.
 const PACK_BLOBS: usize = 20_000;
-/// What a pack's memory has beyond its limit, for the header: enough for 6,000 blobs.
+/// What a pack's memory has beyond its limit, for the header and to begin at a page: enough for 6,000 blobs.
 const HEADER_ROOM: usize = 256 << 10;
 
 pub(super) struct Packer {
@@ -129,9 +129,11 @@ impl Packer {
                         pending.is_due(shared.options.index_bytes).then(|| pending.take())
                     };
                     // Not that of a pack that was larger than any other will be.
-                    if let Ok(memory) = bytes.try_into_mut()
+                    if let Ok(mut memory) = bytes.try_into_mut()
                         && memory.capacity() <= shared.options.pack_size + (4 << 20)
                     {
+                        // With nothing in it, there is nothing to be moved to its beginning.
+                        memory.clear();
                         spare.lock().push(memory.into());
                     }
                     if let Some(due) = due

@@ -16,6 +16,7 @@
 //! One more limit than the trait's: a key cannot be the directory of another one (`a` and `a/b`), and a segment has at
 //! most 255 bytes.
 
+mod direct;
 mod list;
 mod write;
 

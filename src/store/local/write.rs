@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use rustix::fs::{FlockOperation, RenameFlags};
 use rustix::io::Errno;
 
-use super::{HASHED, Inner, TEMP, hash_version, stat_version};
+use super::{HASHED, Inner, TEMP, direct, hash_version, stat_version};
 use crate::model::Time;
 use crate::store::{Error, ErrorKind, Key, Payload, PutMode, Result, Version};
 
@@ -147,7 +147,9 @@ impl Drop for Temp {
 
 fn write_all(mut file: &File, payload: &Payload) -> io::Result<()> {
     let mut slices: Vec<IoSlice<'_>> = payload.0.iter().filter(|b| !b.is_empty()).map(|b| IoSlice::new(b)).collect();
+    let direct = slices.first().map_or(Ok(0), |first| direct::write(file, first))?;
     let mut left = slices.as_mut_slice();
+    IoSlice::advance_slices(&mut left, direct);
     while !left.is_empty() {
         match file.write_vectored(left) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
