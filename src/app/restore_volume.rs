@@ -12,7 +12,7 @@ use crate::error::{Context as _, Error, Kind, Result};
 use crate::model::{Id, JobName, Node, NodeKind, TenantName};
 use crate::repository::{self, BlobType, Reader, Snapshot};
 use crate::restore::directory::marker::{self, Answer, Decision, TargetState};
-use crate::restore::directory::{self, Blobs, Root, Want, WriteChunk};
+use crate::restore::directory::{self, Blobs, Got, Root, Want, WriteChunks};
 pub use crate::restore::directory::{Options, Progress, Report};
 use crate::runtime::Cancel;
 
@@ -198,9 +198,13 @@ impl Blobs for Stored {
         }
     }
 
-    fn fetch(&self, wants: Vec<Want>, write: &WriteChunk<'_>, cancel: &Cancel) -> Result<()> {
+    fn fetch(&self, wants: Vec<Want>, write: &WriteChunks<'_>, cancel: &Cancel) -> Result<()> {
         let wants = wants.into_iter().map(|w| repository::Want { id: w.id, file: w.number, offset: w.offset }).collect();
-        self.reader.fetch(wants, self.threads, write, cancel).map_err(lost).context(|| "fetch from the repository")
+        let write = |fetched: &[repository::Fetched<'_>]| {
+            let got = fetched.iter().map(|f| Got { number: f.file, offset: f.offset, data: f.data });
+            write(&got.collect::<Vec<_>>())
+        };
+        self.reader.fetch(wants, self.threads, &write, cancel).map_err(lost).context(|| "fetch from the repository")
     }
 
     fn ids(&self, contents: &[&[u8]]) -> Vec<Id> {

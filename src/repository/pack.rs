@@ -112,30 +112,74 @@ impl Codec {
 
     /// Opens a stored blob into memory that is used again by the next call, and checks it against its id.
     pub(crate) fn open(&mut self, key: &MasterKey, id: &Id, stored: &[u8], uncompressed: u32) -> Result<&[u8]> {
-        let damaged = |what: &str| {
-            Error::new(Kind::Corrupt, format!("blob {id} {what}"))
-                .hint("Run `strongroom check --read-data` to see what is damaged; an older snapshot may be whole.")
-        };
-        self.opened.clear();
-        key.open_into(stored, &mut self.opened).map_err(|e| damaged("does not decrypt").because(e))?;
+        self.decrypt(key, id, stored, uncompressed)?;
         let plain = if uncompressed == 0 {
             &self.opened
         } else {
-            if uncompressed as usize > MAX_PLAIN {
-                return Err(damaged("claims to be larger than any blob"));
-            }
             self.plain.clear();
             self.plain.reserve(uncompressed as usize);
             self.decompressor
                 .decompress_to_buffer(&self.opened, &mut self.plain)
-                .map_err(|e| damaged("does not decompress").because(e))?;
+                .map_err(|e| damaged(id, "does not decompress").because(e))?;
             &self.plain
         };
         if sha256(plain) != *id {
-            return Err(damaged("is not what its name says"));
+            return Err(misnamed(id));
         }
         Ok(plain)
     }
+
+    /// Opens a stored blob into `out`, which has its length, and does **not** check it against its id: for callers that hash
+    /// many at once, and use [`misnamed`].
+    pub(crate) fn open_unchecked(
+        &mut self,
+        key: &MasterKey,
+        id: &Id,
+        stored: &[u8],
+        uncompressed: u32,
+        out: &mut [u8],
+    ) -> Result<()> {
+        self.decrypt(key, id, stored, uncompressed)?;
+        let length = out.len();
+        if uncompressed == 0 {
+            if self.opened.len() != length {
+                return Err(damaged(id, "is not as long as it should be"));
+            }
+            out.copy_from_slice(&self.opened);
+            return Ok(());
+        }
+        match self.decompressor.decompress_to_buffer(&self.opened, out) {
+            Ok(n) if n == length => Ok(()),
+            Ok(_) => Err(damaged(id, "is not as long as it should be")),
+            Err(e) => Err(damaged(id, "does not decompress").because(e)),
+        }
+    }
+
+    /// Into `opened`.
+    fn decrypt(&mut self, key: &MasterKey, id: &Id, stored: &[u8], uncompressed: u32) -> Result<()> {
+        self.opened.clear();
+        key.open_into(stored, &mut self.opened).map_err(|e| damaged(id, "does not decrypt").because(e))?;
+        if uncompressed as usize > MAX_PLAIN {
+            return Err(damaged(id, "claims to be larger than any blob"));
+        }
+        Ok(())
+    }
+}
+
+fn damaged(id: &Id, what: &str) -> Error {
+    Error::new(Kind::Corrupt, format!("blob {id} {what}"))
+        .hint("Run `strongroom check --read-data` to see what is damaged; an older snapshot may be whole.")
+}
+
+/// How many bytes these become by quick compression, for those who choose how to cut. All of them where that fails.
+#[must_use]
+pub fn compressed_len(bytes: &[u8]) -> usize {
+    zstd::bulk::compress(bytes, 1).map_or(bytes.len(), |out| out.len())
+}
+
+/// A blob whose content has another hash than its name.
+pub(crate) fn misnamed(id: &Id) -> Error {
+    damaged(id, "is not what its name says")
 }
 
 impl Codec {

@@ -3,7 +3,7 @@
 # run, in turn.
 #
 #   tests/bench/bench.sh [--quick] [--only files,dump,million,physical] [--stores local,s3] [--rounds N] [--corpus-gb N] [--json FILE]
-#     [--scale N] [--level N] [--segments N] [--segment-mib N] [--peer-cipher] [--skip base,wal,within]      (of `physical`)
+#     [--scale N] [--level N] [--segments N] [--segment-mib N] [--peer-cipher] [--skip base,wal,within,day,tebibyte]      (of `physical`)
 #
 # Needs about four times the corpus of free disk below $STRONGROOM_CACHE, and for `physical` about 20 GB below $TMPDIR. STRONGROOM_BIN: use
 # this binary, and strongroom-client beside it, instead of building.
@@ -13,7 +13,7 @@ cd "$(dirname "$0")/../.."
 export STRONGROOM_CACHE=${STRONGROOM_CACHE:-$HOME/.cache/strongroom}
 
 if [ -z "${STRONGROOM_BIN:-}" ]; then
-    cargo build --locked --release --bin strongroom --example primitives
+    cargo build --locked --release --bin strongroom --example primitives --example tebibyte --example stream
     cargo build --locked --release -p strongroom-client
     STRONGROOM_BIN=${CARGO_TARGET_DIR:-$PWD/target}/release/strongroom
 fi

@@ -5,13 +5,14 @@ unless told (--peer-cipher), while we cannot do otherwise. Its archive is not co
 
 import json
 import os
-import shutil
 import statistics
+import tempfile
 
 import measure
+import physical_day
 import physical_wal
 from physical_cluster import Cluster
-from physical_tools import PgBackRest, PgBaseBackup, Strongroom, copies
+from physical_tools import PgBackRest, PgBaseBackup, Strongroom, copies, space_of
 from verdict import bar, note
 
 # How many times as fast as pgBackRest.
@@ -25,7 +26,7 @@ def options(parser):
     parser.add_argument("--peer-cipher", action="store_true", help="let pgBackRest encrypt too (aes-256-cbc), as we always do")
     parser.add_argument("--segments", type=int, help="WAL segments of the backlog of `physical` (2000; 60 if --quick)")
     parser.add_argument("--segment-mib", type=int, help="their size (16; less where the disk has no room for so many)")
-    parser.add_argument("--skip", default="", help="parts of `physical` to leave out: base, wal, within")
+    parser.add_argument("--skip", default="", help="parts of `physical` to leave out: base, wal, within, day, tebibyte")
 
 
 def run(args, make_store, results):
@@ -36,6 +37,27 @@ def run(args, make_store, results):
         base(args, results)
     if "wal" not in skipped:
         physical_wal.run(args, results)
+    if "day" not in skipped:
+        physical_day.run(args, results)
+    if "tebibyte" not in skipped:
+        tebibyte(args, results)
+
+
+def tebibyte(args, results):
+    """What the engine makes of a large cluster's file names and chunks."""
+    program = os.path.join(os.path.dirname(os.environ["STRONGROOM_BIN"]), "examples", "tebibyte")
+    if not os.path.exists(program):
+        note("\n(no tree and index of a large cluster: build the example `tebibyte` beside the binary)")
+        return
+    segments = 100 if args.quick else 1024
+    note(f"\n== tree and index of {segments} files of 1 GiB")
+    with tempfile.TemporaryDirectory() as folder:
+        cost = measure.run([program, folder, str(segments)])
+    found = results["large cluster"] = json.loads(cost.output)
+    for name, day in zip(("first backup", "next day"), found["days"]):
+        note(f"{name}: {day['chunks_stored']} chunks stored of {found['chunks']}; tree {day['tree_bytes'] / 1e6:.1f} MB, "
+             f"index {day['index_bytes'] / 1e6:.2f} MB")
+    note(f"the index is loaded in {found['index_load_seconds']:.1f} s")
 
 
 def base(args, results):
@@ -107,7 +129,21 @@ def restore(cluster, one, target, expected):
     except measure.Failed as error:
         raise measure.Failed(f"{one.name}: {error}") from error
     finally:
-        shutil.rmtree(target, ignore_errors=True)
+        put_aside(cluster, target)
+
+
+def put_aside(cluster, target):
+    """Frees what a restored cluster takes, but keeps its files: ext4 does not use the numbers of removed files again for some
+    minutes, and looks at all of them for each new one, so whoever comes after a removal would pay for it."""
+    aside = f"{cluster.folder}/aside"
+    os.makedirs(aside, exist_ok=True)
+    for folder in (target, space_of(target)):
+        if os.path.isdir(folder):
+            for at, _, names in os.walk(folder):
+                for name in names:
+                    if os.path.isfile(f"{at}/{name}") and not os.path.islink(f"{at}/{name}"):
+                        os.truncate(f"{at}/{name}", 0)
+            os.rename(folder, f"{aside}/{len(os.listdir(aside))}")
 
 
 def report(rows, sizes, results):
@@ -172,5 +208,5 @@ def within(args, cluster, work, binaries, results):
             note(cost.output[-1500:])
     if os.path.isdir(f"{work}/restored"):
         cluster.compare(f"{work}/restored", cluster.fingerprint())
-        shutil.rmtree(f"{work}/restored")
+        put_aside(cluster, f"{work}/restored")
     one.drop()

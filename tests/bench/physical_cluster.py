@@ -24,6 +24,7 @@ class Cluster(corpus.Cluster):
     def __init__(self, binaries, conf="", initdb=()):
         lines = "wal_level = replica\nmax_wal_senders = 4\narchive_mode = on\narchive_command = '/bin/true'\ncheckpoint_timeout = '1d'\n"
         super().__init__(binaries, lines + conf, ["--data-checksums", *initdb])
+        self.space = f"{self.folder}/space"
 
     def __enter__(self):
         try:
@@ -58,11 +59,15 @@ class Cluster(corpus.Cluster):
         self.sql("SELECT pg_reload_conf()")
 
     def fill(self, scale):
-        """About 15 MB a scale by pgbench, 3.5 MB of half-filled ledger, and 2 MB of documents, half of them beyond compression."""
+        """About 15 MB a scale by pgbench, 3.5 MB of half-filled ledger, and 2 MB of documents, half of them beyond compression.
+        The documents and pgbench's largest index lie in a tablespace."""
+        self.folder_of(self.space)
+        self.sql(f"CREATE TABLESPACE wide LOCATION '{self.space}'")
         # Room in each page for a few new versions of its rows.
         self.pgbench_init(scale, fill=90)
+        self.sql("ALTER INDEX pgbench_accounts_pkey SET TABLESPACE wide", "bench")
         self.ledger(scale * 10_000)
-        self.sql("CREATE DATABASE papers")
+        self.sql("CREATE DATABASE papers TABLESPACE wide")
         self.sql("CREATE TABLE papers (id bigint PRIMARY KEY, body text, scan bytea)", "papers")
         self.sql("ALTER TABLE papers ALTER scan SET STORAGE EXTERNAL", "papers")
         words = (

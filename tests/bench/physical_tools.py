@@ -19,6 +19,11 @@ def size_of(folder):
     return sum(os.path.getsize(f"{at}/{name}") for at, _, names in os.walk(folder) for name in names)
 
 
+def space_of(target):
+    """Where the tablespace of a cluster that is restored to `target` goes."""
+    return f"{target}.space"
+
+
 def copies(cluster):
     """The programs, where the server's user can reach them."""
     peer = cluster.program(f"{os.environ['STRONGROOM_CACHE']}/pgbackrest-2.60", "pgbackrest")
@@ -86,7 +91,8 @@ class Strongroom(Program):
     next_day = full
 
     def restore(self, target, **options):
-        return self.run("restore", "bench/base", "--to", target, "--target-immediate", **options)
+        spaces = ["--tablespace-map", f"{self.cluster.space}={space_of(target)}"] if os.path.isdir(self.cluster.space) else []
+        return self.run("restore", "bench/base", "--to", target, "--target-immediate", *spaces, **options)
 
     def size(self):
         return size_of(f"{self.place}/repo") - size_of(f"{self.place}/repo/wal")
@@ -177,7 +183,10 @@ class PgBackRest(Program):
 
     def restore(self, target, **options):
         self.cluster.folder_of(target)
-        return self.run("restore", f"--pg1-path={target}", "--type=immediate", "--target-action=promote", "--archive-mode=off", **options)
+        self.cluster.folder_of(space_of(target))
+        spaces = [f"--tablespace-map=wide={space_of(target)}"] if os.path.isdir(self.cluster.space) else []
+        end = ["--type=immediate", "--target-action=promote", "--archive-mode=off"]
+        return self.run("restore", f"--pg1-path={target}", *end, *spaces, **options)
 
     def size(self):
         return size_of(f"{self.place}/repo/backup")
@@ -193,20 +202,28 @@ class PgBackRest(Program):
 
 
 class PgBaseBackup(Program):
-    """`pg_basebackup | zstd`, and `zstd -d | tar x`: what everybody has."""
+    """`pg_basebackup` with zstd, and `zstd -d | tar x`: what everybody has. It compresses by itself, with as many threads as
+    `| zstd -T2` would have, since it writes one archive a tablespace and a pipe takes only one."""
 
     name = "pg_basebackup"
 
     def full(self, **options):
-        take = [f"{self.cluster.bin}/pg_basebackup", "-D", "-", "-Ft", "-X", "fetch", "-c", "fast", "-d", self.cluster.url("postgres")]
-        script = f"set -o pipefail; {shlex.join(take)} | zstd -q -f -{self.level} -T2 -o base.tar.zst"
-        return self.call("bash", "-c", script, **options)
+        shutil.rmtree(f"{self.place}/base", ignore_errors=True)
+        compress = f"--compress=client-zstd:level={self.level},workers=2"
+        take = [f"{self.cluster.bin}/pg_basebackup", "-D", "base", "-Ft", "-X", "fetch", "-c", "fast", "--no-sync", compress]
+        return self.call(*take, "-d", self.cluster.url("postgres"), **options)
 
     next_day = full
 
     def restore(self, target, **options):
         self.cluster.folder_of(target)
-        return self.call("bash", "-c", f"set -o pipefail; zstd -dcq base.tar.zst | tar -x -C {shlex.quote(target)}", **options)
+        self.cluster.folder_of(space_of(target))
+        steps = ["set -o pipefail"]
+        for name in sorted(os.listdir(f"{self.place}/base")):
+            if name.endswith(".tar.zst"):
+                to = target if name == "base.tar.zst" else space_of(target)
+                steps.append(f"zstd -dcq base/{name} | tar -x -C {shlex.quote(to)}")
+        return self.call("bash", "-c", "; ".join(steps), **options)
 
     def size(self):
         return size_of(self.place)

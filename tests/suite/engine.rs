@@ -7,7 +7,8 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use strongroom::model::{Id, Metadata, Node, NodeKind};
 use strongroom::repository::{
-    Chunking, FileContent, InitOutcome, LockHolder, LockMode, RepoEnv, Repository, SnapshotFile, Want, Writer, WriterOptions,
+    Chunking, Fetched, FileContent, InitOutcome, LockHolder, LockMode, RepoEnv, Repository, SnapshotFile, Want, Writer,
+    WriterOptions,
 };
 use strongroom::runtime::{Cancel, Clock as _, SecretText, SystemClock};
 use strongroom::store::LocalStore;
@@ -120,8 +121,10 @@ async fn what_was_stored_comes_back_and_judges_agree() {
             }
             targets.push(Mutex::new(vec![0u8; data.len()]));
         }
-        let write = |file: u32, offset: u64, data: &[u8]| {
-            targets[file as usize].lock()[offset as usize..offset as usize + data.len()].copy_from_slice(data);
+        let write = |fetched: &[Fetched<'_>]| {
+            for f in fetched {
+                targets[f.file as usize].lock()[f.offset as usize..f.offset as usize + f.data.len()].copy_from_slice(f.data);
+            }
             Ok(())
         };
         reader.fetch(wants, 3, &write, &Cancel::new()).unwrap();

@@ -5,9 +5,12 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use parking_lot::Mutex;
 
 use super::Reader;
+use super::arena::Arena;
+use crate::crypto::sha256_many;
 use crate::error::{Error, Kind, Result};
 use crate::model::Id;
 use crate::repository::index::{BlobPlace, BlobType};
+use crate::repository::pack::{Codec, misnamed};
 use crate::runtime::Cancel;
 
 /// A blob that a file wants at an offset. Files are numbers that the caller chose.
@@ -21,6 +24,20 @@ pub struct Want {
     pub offset: u64,
 }
 
+/// A wanted blob's content.
+#[derive(Debug, Clone, Copy)]
+pub struct Fetched<'a> {
+    /// The caller's number of the file.
+    pub file: u32,
+    /// Where in the file it goes.
+    pub offset: u64,
+    /// The content. It begins at a multiple of 4,096 in memory, as direct I/O wants it.
+    pub data: &'a [u8],
+}
+
+/// Takes some of the wanted blobs.
+pub type TakeFetched<'a> = dyn Fn(&[Fetched<'_>]) -> Result<()> + Sync + 'a;
+
 /// Ranges up to this size are read with one request; a single larger blob is read alone.
 const RANGE: u64 = 2 << 20;
 /// Bytes that are read in vain rather than ask again.
@@ -32,18 +49,12 @@ struct Planned {
 }
 
 impl Reader {
-    /// Reads every wanted blob once, checks it and hands it to `write` for each of its places. `write` is called from
-    /// several threads at once, in no order. Memory: 72 B a want and about 8 MiB a thread.
+    /// Reads every wanted blob once, checks it and hands it to `write` for each of its places, some at a time. `write` is called
+    /// from several threads at once, in no order. Memory: 72 B a want and about 8 MiB a thread.
     ///
     /// # Errors
     /// The first failure; `write` may have been called for any part of the wants by then.
-    pub fn fetch(
-        &self,
-        wants: Vec<Want>,
-        threads: usize,
-        write: &(dyn Fn(u32, u64, &[u8]) -> Result<()> + Sync),
-        cancel: &Cancel,
-    ) -> Result<()> {
+    pub fn fetch(&self, wants: Vec<Want>, threads: usize, write: &TakeFetched<'_>, cancel: &Cancel) -> Result<()> {
         let mut planned = Vec::with_capacity(wants.len());
         for want in wants {
             planned.push(Planned { place: self.place(BlobType::Data, &want.id)?, want });
@@ -55,10 +66,11 @@ impl Reader {
         std::thread::scope(|scope| {
             for _ in 0..threads.clamp(1, ranges.len().max(1)) {
                 scope.spawn(|| {
+                    let mut arena = Arena::default();
                     while failure.lock().is_none() {
                         let Some(range) = ranges.get(next.fetch_add(1, Relaxed)) else { return };
-                        let done =
-                            cancel.check().and_then(|()| self.fetch_range(planned.get(range.clone()).unwrap_or(&[]), write));
+                        let wanted = planned.get(range.clone()).unwrap_or(&[]);
+                        let done = cancel.check().and_then(|()| self.fetch_range(wanted, &mut arena, write));
                         if let Err(e) = done {
                             failure.lock().get_or_insert(e);
                         }
@@ -72,28 +84,62 @@ impl Reader {
         }
     }
 
-    fn fetch_range(&self, planned: &[Planned], write: &(dyn Fn(u32, u64, &[u8]) -> Result<()> + Sync)) -> Result<()> {
+    fn fetch_range(&self, planned: &[Planned], arena: &mut Arena, write: &TakeFetched<'_>) -> Result<()> {
         let (Some(first), Some(last)) = (planned.first(), planned.last()) else { return Ok(()) };
         let start = u64::from(first.place.offset);
         let end = u64::from(last.place.offset) + u64::from(last.place.length);
         let bytes = self.range(first.place.pack, start, end - start)?;
+        let stored = |place: &BlobPlace| {
+            let from = (u64::from(place.offset) - start) as usize;
+            bytes.get(from..from + place.length as usize).ok_or_else(|| Error::new(Kind::Bug, "a range that misses its blobs"))
+        };
         self.with_codec(|codec| {
             let mut rest = planned;
-            while let Some(p) = rest.first() {
-                let from = (u64::from(p.place.offset) - start) as usize;
-                let stored = bytes
-                    .get(from..from + p.place.length as usize)
-                    .ok_or_else(|| Error::new(Kind::Bug, "a range that misses its blobs"))?;
-                let plain = codec.open(self.shared.repo.key(), &p.want.id, stored, p.place.uncompressed)?;
-                let same = rest.iter().take_while(|o| o.place == p.place).count();
-                let (now, later) = rest.split_at(same);
-                for want in now {
-                    write(want.want.file, want.want.offset, plain)?;
-                }
+            while !rest.is_empty() {
+                let (now, later) = rest.split_at(arena.fitting(rest.iter().map(|p| p.place)));
+                self.open_batch(codec, now, arena, &stored, write)?;
                 rest = later;
             }
             Ok(())
         })
+    }
+
+    /// Opens blobs, hashes them together, and hands them over.
+    fn open_batch<'a>(
+        &self,
+        codec: &mut Codec,
+        planned: &[Planned],
+        arena: &mut Arena,
+        stored: &impl Fn(&BlobPlace) -> Result<&'a [u8]>,
+        write: &TakeFetched<'_>,
+    ) -> Result<()> {
+        let mut opened: Vec<(Id, std::ops::Range<usize>)> = Vec::with_capacity(planned.len());
+        let mut last = None;
+        arena.clear();
+        for p in planned {
+            if last != Some(p.place) {
+                let (range, out) = arena.take(p.place.plain_len() as usize);
+                codec.open_unchecked(self.shared.repo.key(), &p.want.id, stored(&p.place)?, p.place.uncompressed, out)?;
+                opened.push((p.want.id, range));
+                last = Some(p.place);
+            }
+        }
+        let contents: Vec<&[u8]> = opened.iter().map(|(_, range)| arena.get(range)).collect();
+        for ((id, _), found) in opened.iter().zip(sha256_many(&contents)) {
+            if *id != found {
+                return Err(misnamed(id));
+            }
+        }
+        let mut contents = contents.into_iter();
+        let (mut data, mut last) = (&[][..], None);
+        let fetched = planned.iter().map(|p| {
+            if last != Some(p.place) {
+                data = contents.next().unwrap_or_default();
+                last = Some(p.place);
+            }
+            Fetched { file: p.want.file, offset: p.want.offset, data }
+        });
+        write(&fetched.collect::<Vec<_>>())
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! Every blob is checked against its name before its bytes are used.
 
+mod arena;
 mod fetch;
 mod file;
 mod nodes;
@@ -18,7 +19,7 @@ use super::{Repository, streamed, tree};
 use crate::error::{Context, Error, Kind, Result};
 use crate::model::{Id, Node};
 
-pub use fetch::Want;
+pub use fetch::{Fetched, TakeFetched, Want};
 pub use file::FileReader;
 pub use nodes::Nodes;
 

@@ -23,7 +23,7 @@ use std::path::{Path, PathBuf};
 
 use parking_lot::Mutex;
 
-use super::directory::{self, Blobs, Progress, Root, Want};
+use super::directory::{self, Blobs, Got, Progress, Root, Want};
 use crate::error::{Context, Error, Kind, Result};
 use crate::model::{BaseBackup, Id, Metadata, Node, NodeKind, TABLESPACES, Time};
 use crate::postgres::control::{self, Control};
@@ -390,11 +390,13 @@ fn content(source: &Source<'_>, node: &Node, cancel: &Cancel) -> Result<Vec<u8>>
         return Err(bad("is not as long as it should be"));
     }
     let buffer = Mutex::new(vec![0u8; usize::try_from(*size).unwrap_or(0)]);
-    let write = |_: u32, at: u64, bytes: &[u8]| {
-        let at = usize::try_from(at).unwrap_or(usize::MAX);
+    let write = |got: &[Got<'_>]| {
         let mut buffer = buffer.lock();
-        let place = buffer.get_mut(at..at.saturating_add(bytes.len())).ok_or_else(|| bad("has chunks of other lengths"))?;
-        place.copy_from_slice(bytes);
+        for chunk in got {
+            let at = usize::try_from(chunk.offset).unwrap_or(usize::MAX);
+            let place = buffer.get_mut(at..at.saturating_add(chunk.data.len()));
+            place.ok_or_else(|| bad("has chunks of other lengths"))?.copy_from_slice(chunk.data);
+        }
         Ok(())
     };
     source.blobs.fetch(wants, &write, cancel)?;

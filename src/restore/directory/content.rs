@@ -1,6 +1,6 @@
 //! A file being restored.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
@@ -13,13 +13,11 @@ use super::descriptors::Slot;
 use super::folder::Folder;
 use super::job::Job;
 use super::links::Group;
+use super::output;
 use crate::error::Result;
 use crate::model::{Id, Metadata};
 
 const FLAGS: OFlags = OFlags::NOFOLLOW.union(OFlags::CLOEXEC).union(OFlags::NONBLOCK).union(OFlags::NOCTTY);
-/// Runs of zeros from this length on become holes; shorter ones are not worth a gap on the disk.
-const HOLE: usize = 64 << 10;
-const BLOCK: usize = 4096;
 
 /// What is there under the file's name.
 #[derive(Debug)]
@@ -47,9 +45,13 @@ pub(super) struct Target {
     failed: AtomicBool,
     there: Mutex<There>,
     slot: Slot,
+    /// A new file is written around the page cache.
+    direct: AtomicBool,
 }
 
 impl Target {
+    /// `pages`: its chunks are whole pages, as far as can be told.
+    #[allow(clippy::too_many_arguments, reason = "what is known of a file, handed over once")]
     pub(super) fn new(
         folder: Arc<Folder>,
         name: Vec<u8>,
@@ -58,6 +60,7 @@ impl Target {
         content: Vec<Id>,
         group: Option<Arc<Group>>,
         exists: bool,
+        pages: bool,
     ) -> Self {
         let there = if exists { There::Something } else { There::Nothing };
         let remaining = AtomicU32::new(u32::try_from(content.len()).unwrap_or(u32::MAX));
@@ -72,6 +75,7 @@ impl Target {
             failed: AtomicBool::new(false),
             there: Mutex::new(there),
             slot: Slot::default(),
+            direct: AtomicBool::new(pages && !exists),
         }
     }
 
@@ -163,6 +167,7 @@ impl Target {
             }
         };
         let fd = Arc::new(fd);
+        output::set_direct(fd.as_fd(), &self.direct);
         *self.slot.lock() = Some(fd.clone());
         drop(there);
         job.files.opened(&self.slot);
@@ -174,17 +179,20 @@ impl Target {
         self.open_with(job, OFlags::RDONLY, 0)
     }
 
-    /// A chunk's content.
-    pub(super) fn write(self: &Arc<Self>, job: &Job<'_>, offset: u64, data: &[u8]) -> Result<()> {
+    /// The contents of chunks that follow each other.
+    pub(super) fn write(self: &Arc<Self>, job: &Job<'_>, offset: u64, pieces: &[&[u8]]) -> Result<()> {
         if !self.has_failed() {
             let whole = self.content.len() == 1 && matches!(*self.there.lock(), There::Nothing);
-            let written = if whole { self.write_whole(job, data)? } else { self.write_part(job, offset, data) };
+            let written = match pieces {
+                [data] if whole => self.write_whole(job, data)?,
+                _ => self.write_part(job, offset, pieces),
+            };
             match written {
-                Ok(()) => Job::count(&job.progress.bytes_written, data.len() as u64),
+                Ok(()) => Job::count(&job.progress.bytes_written, pieces.iter().map(|p| p.len() as u64).sum()),
                 Err(e) => self.give_up(job, "write", e)?,
             }
         }
-        self.chunks_done(job, 1)
+        self.chunks_done(job, u32::try_from(pieces.len()).unwrap_or(u32::MAX))
     }
 
     /// A new file of one chunk: four system calls in all where its owner and mode are what new files get.
@@ -196,7 +204,7 @@ impl Target {
         };
         let made = mode & !job.who.umask;
         *self.there.lock() = There::Fresh(made);
-        let done = write_with_holes(fd.as_fd(), 0, data, true);
+        let done = output::write(fd.as_fd(), 0, &[data], 0, &AtomicBool::new(false));
         if let Err(e) = done {
             return Ok(Err(e));
         }
@@ -206,13 +214,13 @@ impl Target {
         Ok(Ok(()))
     }
 
-    fn write_part(&self, job: &Job<'_>, offset: u64, data: &[u8]) -> rustix::io::Result<()> {
+    fn write_part(&self, job: &Job<'_>, offset: u64, pieces: &[&[u8]]) -> rustix::io::Result<()> {
         let fd = self.fd(job)?;
         let was = match &*self.there.lock() {
             There::Existing(stat) => u64::try_from(stat.st_size).unwrap_or(u64::MAX),
             _ => 0,
         };
-        write_with_holes(fd.as_fd(), offset, data, offset >= was)
+        output::write(fd.as_fd(), offset, pieces, was, &self.direct)
     }
 
     /// So many chunks are in place, or never will be. After the last one the file is finished.
@@ -268,56 +276,4 @@ impl Target {
         }
         self.chunks_done(job, 1)
     }
-}
-
-/// Writes data; where `sparse`, long runs of zeros are left out of a file that has nothing there.
-fn write_with_holes(fd: BorrowedFd<'_>, offset: u64, data: &[u8], sparse: bool) -> rustix::io::Result<()> {
-    if !sparse || data.len() < HOLE {
-        return write_all(fd, offset, data);
-    }
-    let (mut start, mut zeros) = (0, 0);
-    let mut left_out = false;
-    let mut at = 0;
-    for block in data.chunks(BLOCK) {
-        if is_zero(block) {
-            zeros += block.len();
-        } else {
-            if zeros >= HOLE {
-                write_all(fd, offset + start as u64, data.get(start..at - zeros).unwrap_or_default())?;
-                start = at;
-            }
-            zeros = 0;
-        }
-        at += block.len();
-    }
-    if zeros >= HOLE {
-        left_out = true;
-        write_all(fd, offset + start as u64, data.get(start..at - zeros).unwrap_or_default())?;
-    } else {
-        write_all(fd, offset + start as u64, data.get(start..).unwrap_or_default())?;
-    }
-    let end = offset + data.len() as u64;
-    if left_out && u64::try_from(rustix::fs::fstat(fd)?.st_size).unwrap_or(0) < end {
-        rustix::fs::ftruncate(fd, end)?;
-    }
-    Ok(())
-}
-
-fn is_zero(block: &[u8]) -> bool {
-    block.first() == Some(&0) && block.iter().all(|b| *b == 0)
-}
-
-fn write_all(fd: BorrowedFd<'_>, mut offset: u64, mut data: &[u8]) -> rustix::io::Result<()> {
-    while !data.is_empty() {
-        match rustix::io::pwrite(fd, data, offset) {
-            Ok(0) => return Err(Errno::IO),
-            Ok(n) => {
-                offset += n as u64;
-                data = data.get(n..).unwrap_or_default();
-            }
-            Err(Errno::INTR) => {}
-            Err(e) => return Err(e),
-        }
-    }
-    Ok(())
 }

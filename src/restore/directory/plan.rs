@@ -19,6 +19,8 @@ use crate::model::{Id, Node, NodeKind};
 
 /// Rounds that are fetched at the same time: while one waits for its last answers the next is under way.
 const AT_ONCE: usize = 2;
+/// What disks and direct I/O work in.
+const PAGE: u64 = 4096;
 /// Never removed from the top of a target: our own marks, and what a file system keeps for its check.
 const KEPT: [&[u8]; 2] = [super::marker::DIR.as_bytes(), b"lost+found"];
 
@@ -237,7 +239,8 @@ impl Planner<'_, '_> {
             job.problem(&folder.path_of(&node.name), format_args!("is recorded with {size} bytes and no content"));
             return folder.entry_done(job);
         }
-        let target = Arc::new(Target::new(folder.clone(), node.name, node.meta, size, content, group, exists));
+        let pages = !exists && self.pages(size, &content);
+        let target = Arc::new(Target::new(folder.clone(), node.name, node.meta, size, content, group, exists, pages));
         if count == 0 {
             return target.make_empty(job);
         }
@@ -261,6 +264,12 @@ impl Planner<'_, '_> {
             }
         }
         Ok(())
+    }
+
+    /// Whether a large file seems to be chunks of whole pages: relations are, and hardly anything that was cut by content.
+    fn pages(&self, size: u64, content: &[Id]) -> bool {
+        let first = content.first().map(|id| self.job.blobs.length(id));
+        content.len() > 1 && size.is_multiple_of(PAGE) && matches!(first, Some(Ok(n)) if u64::from(n).is_multiple_of(PAGE))
     }
 }
 

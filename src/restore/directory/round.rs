@@ -7,10 +7,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
-use super::Want;
 use super::compare::{self, Chunk};
 use super::content::Target;
 use super::job::Job;
+use super::{Got, Want};
 use crate::error::{Error, Kind, Result};
 
 /// Files of a round at most.
@@ -199,7 +199,7 @@ impl Fetch<'_> {
             return Ok(());
         }
         let again = wants.clone();
-        let write = |number: u32, offset: u64, data: &[u8]| self.write(number, offset, data);
+        let write = |got: &[Got<'_>]| self.write(got);
         let error = match self.job.blobs.fetch(wants, &write, &self.job.cancel) {
             Ok(()) => return Ok(()),
             Err(e) if e.kind() == Kind::Corrupt => e,
@@ -225,14 +225,52 @@ impl Fetch<'_> {
         self.done.get(number as usize).is_none_or(|d| d.load(Ordering::Acquire))
     }
 
-    fn write(&self, number: u32, offset: u64, data: &[u8]) -> Result<()> {
-        let (Some(target), Some(done)) = (self.target(number), self.done.get(number as usize)) else {
-            return Err(Error::new(Kind::Bug, "a chunk that was not asked for"));
-        };
-        if done.swap(true, Ordering::AcqRel) {
-            return Ok(());
+    /// Neighbours in a file are written together.
+    fn write(&self, got: &[Got<'_>]) -> Result<()> {
+        let mut got: Vec<&Got<'_>> = got.iter().collect();
+        // Numbers were given in the order of files and offsets.
+        got.sort_unstable_by_key(|g| g.number);
+        let mut run: Option<Run<'_>> = None;
+        for chunk in got {
+            let (Some(target), Some(done)) = (self.target(chunk.number), self.done.get(chunk.number as usize)) else {
+                return Err(Error::new(Kind::Bug, "a chunk that was not asked for"));
+            };
+            if done.swap(true, Ordering::AcqRel) {
+                continue;
+            }
+            match &mut run {
+                Some(run) if run.goes_on(target, chunk.offset) => {
+                    run.end += chunk.data.len() as u64;
+                    run.pieces.push(chunk.data);
+                }
+                _ => {
+                    let next = Run {
+                        target,
+                        offset: chunk.offset,
+                        end: chunk.offset.saturating_add(chunk.data.len() as u64),
+                        pieces: vec![chunk.data],
+                    };
+                    if let Some(run) = run.replace(next) {
+                        run.target.write(self.job, run.offset, &run.pieces)?;
+                    }
+                }
+            }
         }
-        target.write(self.job, offset, data)
+        run.map_or(Ok(()), |run| run.target.write(self.job, run.offset, &run.pieces))
+    }
+}
+
+/// Chunks of one file, one after the other.
+struct Run<'a> {
+    target: &'a Arc<Target>,
+    offset: u64,
+    end: u64,
+    pieces: Vec<&'a [u8]>,
+}
+
+impl Run<'_> {
+    fn goes_on(&self, target: &Arc<Target>, offset: u64) -> bool {
+        Arc::ptr_eq(self.target, target) && self.end == offset && self.pieces.len() < super::output::PIECES
     }
 }
 

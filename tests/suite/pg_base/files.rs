@@ -3,6 +3,9 @@
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
+use strongroom::model::NodeKind;
+use strongroom::repository::BlobType;
+
 use super::*;
 use crate::support::postgres::MAJORS;
 
@@ -156,4 +159,36 @@ async fn the_next_day_adds_changed_chunks_only() {
     // One or two segments of WAL, and a few chunks of 64 KiB.
     assert!(second.bytes_added < (32 << 20) + (6 << 20), "{second:?}");
     assert!(second.files_unmodified > second.files_changed, "{second:?}");
+
+    // The table is cut small where it changed, and stays so; in a stream it is cut as it was, too.
+    let path = format!("data/{}", server.sql("app", "SELECT pg_relation_filepath('t')").trim());
+    let before = chunks(&repo, &first, &path).await;
+    let after = chunks(&repo, &second, &path).await;
+    let (rest, whole_ones) = before.split_last().unwrap();
+    assert!(whole_ones.len() > 50 && *rest <= 256 && whole_ones.iter().all(|k| *k == 256), "{before:?}");
+    let small = after.iter().filter(|k| **k == 64).count();
+    assert!((4..=16).contains(&small), "{after:?}");
+    let stream = try_back_up(&repo, from_stream(&server)).await.unwrap();
+    whole(&stream);
+    assert_eq!(chunks(&repo, &stream, &path).await, after);
+}
+
+/// Lengths of a stored file's chunks, in KiB.
+async fn chunks(repo: &Repository, report: &Report, path: &str) -> Vec<u32> {
+    let index = repo.load_index().await.unwrap();
+    let snapshots = repo.load_snapshots().await.unwrap();
+    let mut tree = snapshots.iter().find(|s| s.id == report.snapshot).unwrap().file.tree;
+    let (reader, path) = (repo.reader(index.clone()), path.to_owned());
+    let content = tokio::task::spawn_blocking(move || {
+        for name in path.split('/') {
+            match reader.entry(tree, name.as_bytes()).unwrap().unwrap().kind {
+                NodeKind::Dir { subtree } => tree = subtree.unwrap(),
+                NodeKind::File { content, .. } => return content,
+                other => panic!("{other:?}"),
+            }
+        }
+        panic!("{path} is a directory");
+    });
+    let content = content.await.unwrap();
+    content.iter().map(|id| index.get(BlobType::Data, id).unwrap().plain_len() >> 10).collect()
 }

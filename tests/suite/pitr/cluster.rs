@@ -8,7 +8,7 @@ use strongroom::error::{Error, Kind, Result};
 use strongroom::model::{Id, Node};
 use strongroom::postgres::recovery::Target;
 use strongroom::restore::cluster::{self, MARKER, Request, Source};
-use strongroom::restore::directory::{Blobs, Progress, Want, WriteChunk};
+use strongroom::restore::directory::{Blobs, Got, Progress, Want, WriteChunks};
 use strongroom::runtime::Cancel;
 
 use super::origin::{Origin, recovery, rows_after_promotion};
@@ -66,11 +66,11 @@ impl Blobs for Failing<'_> {
         self.memory.length(id)
     }
 
-    fn fetch(&self, wants: Vec<Want>, write: &WriteChunk<'_>, cancel: &Cancel) -> Result<()> {
-        let limited = |number: u32, offset: u64, bytes: &[u8]| {
-            let n = bytes.len() as u64;
+    fn fetch(&self, wants: Vec<Want>, write: &WriteChunks<'_>, cancel: &Cancel) -> Result<()> {
+        let limited = |got: &[Got<'_>]| {
+            let n = got.iter().map(|g| g.data.len() as u64).sum();
             match self.left.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(n)) {
-                Ok(_) => write(number, offset, bytes),
+                Ok(_) => write(got),
                 Err(_) => Err(Error::new(Kind::Unavailable, "the store went away")),
             }
         };

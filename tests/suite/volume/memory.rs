@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use strongroom::crypto::sha256;
 use strongroom::error::{Error, Kind, Result};
 use strongroom::model::{Id, Node, NodeKind};
-use strongroom::restore::directory::{self, Blobs, Options, Progress, Report, Root, Want, WriteChunk};
+use strongroom::restore::directory::{self, Blobs, Got, Options, Progress, Report, Root, Want, WriteChunks};
 use strongroom::runtime::Cancel;
 use strongroom::source::volume::{Dir, FoundKind, Problem, Settings, Volume};
 
@@ -122,7 +122,7 @@ impl Blobs for Memory {
     }
 
     /// From four threads, each with every fourth want, backwards: no order may be relied on.
-    fn fetch(&self, wants: Vec<Want>, write: &WriteChunk<'_>, cancel: &Cancel) -> Result<()> {
+    fn fetch(&self, wants: Vec<Want>, write: &WriteChunks<'_>, cancel: &Cancel) -> Result<()> {
         cancel.check()?;
         let failure: Mutex<Option<Error>> = Mutex::new(None);
         std::thread::scope(|scope| {
@@ -135,7 +135,7 @@ impl Blobs for Memory {
                         let done = if damaged {
                             Err(Error::new(Kind::Corrupt, "damaged blob"))
                         } else {
-                            write(want.number, want.offset, &data)
+                            write(&[Got { number: want.number, offset: want.offset, data: &data }])
                         };
                         if let Err(e) = done {
                             failure.lock().get_or_insert(e);

@@ -1,9 +1,10 @@
-//! How large the chunks of relation files are.
+//! How large the chunks of relation files are where they change; see [`super::layout`] for where they do not.
 
 use serde::{Deserialize, Serialize};
 
 use super::super::Run;
 use crate::app::stored_files;
+use crate::model::{BaseBackup, Lsn};
 use crate::repository::Reader;
 
 /// Smaller chunks follow scattered changes better; they cost an entry of the index and of a tree each.
@@ -38,9 +39,17 @@ impl Chunks {
     }
 }
 
+/// What the last backup of this job says about itself.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Last {
+    pub(super) chunks: Chunks,
+    /// Pages with a later LSN have changed since.
+    pub(super) start: Lsn,
+}
+
 impl Run {
-    /// What the last backup of this job used. None where there is none or it cannot be read: that costs space, not safety.
-    pub(super) fn parent_chunks(&self) -> Option<Chunks> {
+    /// The last backup of this job. None where there is none or it cannot be read: that costs space, not safety.
+    pub(super) fn last_base(&self) -> Option<Last> {
         let parent = self.parent.as_ref()?;
         let reader = Reader::new(&self.repo, self.index.clone());
         let manifest = match stored_files::manifest(&reader, parent.file.tree) {
@@ -51,8 +60,9 @@ impl Run {
             }
         };
         let chunks: Chunks = serde_json::from_value(manifest.facts.get(FACT)?.clone()).ok()?;
+        let base: BaseBackup = serde_json::from_value(manifest.facts.get("pg_base")?.clone()).ok()?;
         let sound = chunks.bytes.is_power_of_two() && (LEAST..=MOST).contains(&u64::from(chunks.bytes));
-        sound.then_some(chunks)
+        sound.then_some(Last { chunks, start: base.start })
     }
 }
 

@@ -12,7 +12,7 @@ use crate::repository::Writer;
 use crate::source::pg_base::{LABEL_FILE, MANIFEST_FILE, ManifestFile, Server, Settings, TABLESPACE_MAP_FILE};
 
 /// Name of the data directory in the snapshot.
-const DATA: &str = "data";
+pub(super) const DATA: &str = "data";
 /// Name of the directory with configuration files from elsewhere.
 const CONFIG: &str = "config";
 

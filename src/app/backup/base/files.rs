@@ -12,9 +12,9 @@ use parking_lot::Mutex;
 
 use super::super::Run;
 use super::super::stats::ArchiveStats;
-use super::chunks::Chunks;
 use super::entries;
 use super::incoming::Incoming;
+use super::layout::{self, Former};
 use crate::crypto::Sha256;
 use crate::error::{Context, Error, Kind, Result};
 use crate::model::{BadPage, Metadata, Node, NodeKind};
@@ -94,7 +94,7 @@ pub(super) struct Copier<'a> {
     cancel: &'a Cancel,
     stats: Arc<ArchiveStats>,
     content: Content,
-    chunk: u32,
+    former: Former,
     readers: usize,
     has_parent: bool,
     throttle: Throttle,
@@ -114,7 +114,7 @@ impl<'a> Copier<'a> {
         settings: &Settings,
         facts: &Facts,
         content: Content,
-        chunks: Chunks,
+        former: Former,
     ) -> Result<Self> {
         Ok(Self {
             directory,
@@ -122,7 +122,7 @@ impl<'a> Copier<'a> {
             cancel,
             stats: run.request.progress.source.clone(),
             content,
-            chunk: chunks.bytes,
+            former,
             readers: std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 8),
             has_parent: run.parent.is_some(),
             throttle: Throttle::new(settings.max_rate),
@@ -234,6 +234,7 @@ impl<'a> Copier<'a> {
     fn files(&self, dir: &Dir, entries: Vec<Entry>) -> Result<Vec<Node>> {
         let mut order: Vec<usize> = (0..entries.len()).collect();
         order.sort_by_key(|&i| std::cmp::Reverse(entries.get(i).map_or(0, |e| e.size)));
+        let former = self.former.directory(dir.relative());
         let next = AtomicUsize::new(0);
         let taken: Vec<Mutex<Option<Taken>>> = entries.iter().map(|_| Mutex::default()).collect();
         let work = || -> Result<()> {
@@ -241,7 +242,7 @@ impl<'a> Copier<'a> {
                 self.cancel.check()?;
                 self.writer.check()?;
                 let (Some(entry), Some(place)) = (entries.get(at), taken.get(at)) else { break };
-                *place.lock() = self.file(dir, entry)?;
+                *place.lock() = self.file(dir, entry, &former)?;
             }
             Ok(())
         };
@@ -282,14 +283,15 @@ impl<'a> Copier<'a> {
     }
 
     /// Reads one file and hands its blobs in. `None`: it is gone. Errors of the file itself are noted, those of the run returned.
-    fn file(&self, dir: &Dir, entry: &Entry) -> Result<Option<Taken>> {
+    fn file(&self, dir: &Dir, entry: &Entry, former: &layout::Directory) -> Result<Option<Taken>> {
         let EntryKind::File(class) = entry.kind else { return Ok(None) };
         let mut file = match self.directory.open_file(dir, entry) {
             Ok(Some(file)) => file,
             Ok(None) => return Ok(None),
             Err(e) => return Ok(Some(self.unreadable(&e))),
         };
-        let mut into = Incoming::new(self.writer, class, file.size(), self.chunk);
+        let layout = self.former.layout(former, &entry.name, file.size());
+        let mut into = Incoming::new(self.writer, class, file.size(), layout);
         loop {
             self.cancel.check()?;
             let data = match self.read(&mut file, class) {

@@ -9,6 +9,7 @@ mod describe;
 mod entries;
 mod files;
 mod incoming;
+mod layout;
 mod line;
 mod stream;
 mod stream_wal;
@@ -28,6 +29,7 @@ use crate::source::pg_base::{Content, DataDirectory, Follower, Server, Settings,
 use chunks::Chunks;
 use describe::Described;
 use files::{Copier, Root};
+use layout::Former;
 use wal::WalFiles;
 
 /// Looks whether a backup could be made, without making one. Blocks.
@@ -76,7 +78,8 @@ impl Run {
         let directory = DataDirectory::open(path, server.facts())?;
         let bytes = directory.size()?;
         self.request.progress.expected_bytes.store(bytes, Relaxed);
-        let chunks = Chunks::choose(self.parent_chunks(), bytes);
+        let last = self.last_base();
+        let chunks = Chunks::choose(last.map(|last| last.chunks), bytes);
         let archive = self.archive_for(settings, server.facts())?;
         let follower = if archive.is_none() { Some(Follower::open(&server, &cancel)?) } else { None };
         let start =
@@ -89,7 +92,8 @@ impl Run {
             segment_pages: facts.segment_pages,
             since: facts.checksums.then_some(start.lsn),
         };
-        let copier = Copier::begin(self, &directory, writer, &cancel, settings, facts, content, chunks)?;
+        let former = Former::of(self, last.as_ref(), chunks, facts.page_size);
+        let copier = Copier::begin(self, &directory, writer, &cancel, settings, facts, content, former)?;
         let (root, stop, wal) = std::thread::scope(|scope| {
             let follow = |follower: &Follower| {
                 let mut wal = WalFiles::new(writer.clone());

@@ -11,6 +11,7 @@ use super::chunks::Chunks;
 use super::describe::Described;
 use super::files::{Manifest, Problems, Root, manifest};
 use super::incoming::Incoming;
+use super::layout::{self, Former};
 use super::line::Line;
 use super::stream_wal::{End, StreamedWal};
 use super::trees::Trees;
@@ -54,14 +55,16 @@ impl Run {
         let start = Start { lsn: stream.start().lsn, timeline: stream.start().timeline, at };
         let bytes = stream.tablespaces().iter().filter_map(|t| t.kib).fold(0u64, |sum, kib| sum.saturating_add(kib << 10));
         self.request.progress.expected_bytes.store(bytes, Relaxed);
-        let chunks = Chunks::choose(self.parent_chunks(), bytes);
+        let last = self.last_base();
+        let chunks = Chunks::choose(last.map(|last| last.chunks), bytes);
+        let former = Former::of(self, last.as_ref(), chunks, facts.page_size);
         let content = Content {
             page_size: facts.page_size,
             segment_pages: facts.segment_pages,
             since: facts.checksums.then_some(start.lsn),
         };
         let inside = tablespaces.iter().filter(|t| t.is_inside()).map(|t| t.oid).collect();
-        let mut receiver = Receiver::new(self, writer, content, chunks, manifest(writer, facts)?, inside);
+        let mut receiver = Receiver::new(self, writer, content, former, manifest(writer, facts)?, inside);
         let (end, over) = tokio::sync::watch::channel(End::Unknown);
         let (root, stop, files) = std::thread::scope(|scope| {
             let following = wal.map(|wal| {
@@ -113,7 +116,9 @@ struct Receiver<'a> {
     stats: Arc<super::super::stats::ArchiveStats>,
     has_parent: bool,
     content: Content,
-    chunk: u32,
+    former: Former,
+    /// How the last backup cut the files of the directory that is being received.
+    directory: (Vec<u8>, layout::Directory),
     manifest: Manifest,
     problems: Problems,
     label: Option<Vec<u8>>,
@@ -138,13 +143,14 @@ enum To {
 }
 
 impl<'a> Receiver<'a> {
-    fn new(run: &Run, writer: &'a Writer, content: Content, chunks: Chunks, manifest: Manifest, inside: Vec<u32>) -> Self {
+    fn new(run: &Run, writer: &'a Writer, content: Content, former: Former, manifest: Manifest, inside: Vec<u32>) -> Self {
         Self {
             writer,
             stats: run.request.progress.source.clone(),
             has_parent: run.parent.is_some(),
             content,
-            chunk: chunks.bytes,
+            former,
+            directory: (Vec::new(), layout::Directory::default()),
             manifest,
             problems: Problems::default(),
             label: None,
@@ -227,7 +233,7 @@ impl<'a> Receiver<'a> {
                 let own = space.is_none() && [LABEL_FILE, TABLESPACE_MAP_FILE].iter().any(|f| f.as_bytes() == path);
                 let to = match class {
                     _ if own => To::Memory(Vec::new()),
-                    Some(class) => self.begin(class, member.size),
+                    Some(class) => self.begin(class, &path, member.size),
                     None => To::Nowhere,
                 };
                 self.current = Some(Current { path, member, to });
@@ -241,8 +247,16 @@ impl<'a> Receiver<'a> {
         }
     }
 
-    fn begin(&self, class: FileClass, size: u64) -> To {
-        let into = Incoming::new(self.writer, class, size, self.chunk);
+    fn begin(&mut self, class: FileClass, path: &[u8], size: u64) -> To {
+        let (above, name) = match path.iter().rposition(|b| *b == b'/') {
+            Some(at) => (path.get(..at).unwrap_or_default(), path.get(at + 1..).unwrap_or_default()),
+            None => (&[][..], path),
+        };
+        if self.directory.0 != above {
+            self.directory = (above.to_vec(), self.former.directory(above));
+        }
+        let layout = self.former.layout(&self.directory.1, name, size);
+        let into = Incoming::new(self.writer, class, size, layout);
         To::Snapshot { into, crc: Crc32c::default(), scan: PageScan::new(class, &self.content) }
     }
 
