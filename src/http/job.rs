@@ -34,6 +34,8 @@ pub struct Run {
     pub stored_bytes: u64,
     /// What could not be read although it was asked for.
     pub missing: u64,
+    /// Pages with wrong checksums, where a base backup looked for them.
+    pub bad_pages: Option<u64>,
     /// What succeeded but deserves a look.
     pub warnings: u64,
     /// Requests by kind: `put`, `get`, `list`, `delete`, `head`; other kinds are not shown.
@@ -55,6 +57,7 @@ impl Run {
             added_bytes: 0,
             stored_bytes: 0,
             missing: 0,
+            bad_pages: None,
             warnings: 0,
             requests: Vec::new(),
         }
@@ -155,6 +158,9 @@ impl JobMetrics {
             f.last_added.get_or_create(&self.job).set(run.added_bytes as f64);
             f.last_stored.get_or_create(&self.job).set(run.stored_bytes as f64);
             f.last_missing.get_or_create(&self.job).set(i64::try_from(run.missing).unwrap_or(i64::MAX));
+            if let Some(pages) = run.bad_pages {
+                f.last_bad_pages.get_or_create(&self.job).set(i64::try_from(pages).unwrap_or(i64::MAX));
+            }
             f.last_warnings.get_or_create(&self.job).set(i64::try_from(run.warnings).unwrap_or(i64::MAX));
         }
     }
@@ -180,7 +186,7 @@ impl JobMetrics {
         for family in [&f.last_read, &f.last_added, &f.last_stored, &f.next_run] {
             family.remove(&self.job);
         }
-        for family in [&f.last_missing, &f.last_warnings, &f.running, &f.snapshots, &f.retention_alarms] {
+        for family in [&f.last_missing, &f.last_bad_pages, &f.last_warnings, &f.running, &f.snapshots, &f.retention_alarms] {
             family.remove(&self.job);
         }
         for family in [&f.read, &f.added, &f.stored, &f.removed] {

@@ -86,6 +86,7 @@ pub(super) struct Families {
     pub(super) stored: Family<Job, Counter>,
     pub(super) requests: Family<Request, Counter>,
     pub(super) last_missing: Family<Job, Gauge>,
+    pub(super) last_bad_pages: Family<Job, Gauge>,
     pub(super) last_warnings: Family<Job, Gauge>,
     pub(super) next_run: Family<Job, Number>,
     pub(super) running: Family<Job, Gauge>,
@@ -164,6 +165,11 @@ impl Metrics {
             "job_last_missing_objects",
             "What the last backup could not read although it was asked for; above 0 the backup is incomplete",
             f.last_missing.clone(),
+        );
+        r.register(
+            "job_last_bad_pages",
+            "Pages with wrong checksums in the last base backup, which is incomplete if there are any",
+            f.last_bad_pages.clone(),
         );
         r.register("job_last_warnings", "Warnings of the last backup", f.last_warnings.clone());
         r.register(

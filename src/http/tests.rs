@@ -28,6 +28,7 @@ fn full() -> Metrics {
         added_bytes: 200,
         stored_bytes: 100,
         missing: 0,
+        bad_pages: Some(4),
         warnings: 2,
         retries: 1,
         requests: vec![("put", 7), ("get", 3)],
@@ -47,6 +48,7 @@ fn full() -> Metrics {
     wal.pushed(false, Time::new(4001, 0));
     wal.streaming(true);
     wal.stream(30, 20, 10, std::time::Duration::from_millis(500));
+    wal.split(true);
     wal.gap();
     wal.slot_dropped();
     metrics
@@ -81,6 +83,7 @@ fn a_run_shows_in_every_metric_of_its_job() {
     assert_eq!(get("job_stored_bytes_total", job), Some(100.0));
     assert_eq!(get("job_store_requests_total", &format!(r#"{job},request="put""#)), Some(7.0));
     assert_eq!(get("job_last_warnings", job), Some(2.0));
+    assert_eq!(get("job_last_bad_pages", job), Some(4.0));
     assert_eq!(get("job_next_run_timestamp_seconds", job), Some(5000.5));
     assert_eq!(get("job_running", job), Some(0.0));
     assert_eq!(get("job_snapshots", job), Some(14.0));
@@ -99,6 +102,7 @@ fn a_wal_archive_shows_what_was_pushed_and_what_waits() {
     assert_eq!((get("wal_ready_files"), get("wal_ready_age_seconds")), (3.0, 1.5));
     assert_eq!((get("wal_streaming"), get("wal_received_bytes"), get("wal_confirmed_bytes")), (1.0, 30.0, 20.0));
     assert_eq!((get("wal_slot_kept_bytes"), get("wal_unstored_age_seconds")), (10.0, 0.5));
+    assert_eq!(get("wal_split"), 1.0);
     assert_eq!((get("wal_gaps_total"), get("wal_slot_drops_total")), (1.0, 1.0));
     assert_eq!(samples[r#"strongroom_wal_push_failures_total{tenant="acme",job="orders",kind="unavailable"}"#], 1.0);
 }

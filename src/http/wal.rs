@@ -39,6 +39,7 @@ pub(super) struct WalFamilies {
     waiting: Family<Job, Number>,
     gaps: Family<Job, Counter>,
     slot_drops: Family<Job, Counter>,
+    split: Family<Job, Gauge>,
 }
 
 impl WalFamilies {
@@ -64,6 +65,11 @@ impl WalFamilies {
         r.register("wal_confirmed_bytes", "Position up to which the store has what was streamed", self.stored_to.clone());
         r.register("wal_slot_kept_bytes", "WAL that the server keeps for the slot", self.kept.clone());
         r.register("wal_unstored_age_seconds", "How long the oldest streamed byte waits for the store", self.waiting.clone());
+        r.register(
+            "wal_split",
+            "Whether the server archives behind a point where another one of the same origin went on with a timeline of its own",
+            self.split.clone(),
+        );
         r.register("wal_gaps", "Stretches of WAL that were lost: a base backup is needed after each", self.gaps.clone());
         r.register("wal_slot_drops", "How often the slot was dropped because of max_slot_size", self.slot_drops.clone());
     }
@@ -122,6 +128,11 @@ impl WalMetrics {
         f.waiting.get_or_create(&self.job).set(waiting.as_secs_f64());
     }
 
+    /// Whether two servers of one origin both archive.
+    pub fn split(&self, split: bool) {
+        self.families.wal.split.get_or_create(&self.job).set(i64::from(split));
+    }
+
     /// WAL was lost.
     pub fn gap(&self) {
         self.families.wal.gaps.get_or_create(&self.job).inc();
@@ -138,7 +149,7 @@ impl WalMetrics {
         for family in [&f.stored, &f.repeated, &f.gaps, &f.slot_drops] {
             family.remove(&self.job);
         }
-        for family in [&f.failing, &f.listening, &f.ready, &f.streaming, &f.received, &f.stored_to, &f.kept] {
+        for family in [&f.failing, &f.listening, &f.ready, &f.streaming, &f.received, &f.stored_to, &f.kept, &f.split] {
             family.remove(&self.job);
         }
         for family in [&f.last_stored, &f.ready_age, &f.waiting] {

@@ -49,14 +49,27 @@ pub struct BaseBackup {
     pub outside_files: std::collections::BTreeMap<String, String>,
 }
 
-/// A tablespace: in the snapshot at `pg_tblspc/<oid>/` of the data directory.
+/// A tablespace: in the snapshot at [`TABLESPACES`]`/<oid>/`, and one that lay inside the data directory at
+/// `pg_tblspc/<oid>/` of that. Snapshots of former versions have all of them there.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tablespace {
     /// Its number.
     pub oid: u32,
-    /// The directory it had on the server.
+    /// The directory it had on the server; relative to the data directory's `pg_tblspc` where its link is.
     pub path: String,
 }
+
+impl Tablespace {
+    /// Whether it lay inside the data directory, where developers' servers may have them.
+    #[must_use]
+    pub fn is_inside(&self) -> bool {
+        !self.path.starts_with('/') && !self.path.starts_with("../")
+    }
+}
+
+/// Where a snapshot has the tablespaces, beside the data directory. The links of the data directory lead there, so that a snapshot
+/// that any tool restores starts as it is: a server does not recover with directories in the place of links.
+pub const TABLESPACES: &str = "tablespaces";
 
 /// A page with a wrong checksum.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

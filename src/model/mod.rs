@@ -10,7 +10,7 @@ mod system;
 mod time;
 mod wal;
 
-pub use base::{BadPage, BaseBackup, Tablespace};
+pub use base::{BadPage, BaseBackup, TABLESPACES, Tablespace};
 pub use globs::Globs;
 pub use id::Id;
 pub use moment::moment;

@@ -11,6 +11,7 @@ use super::archive::{Archive, RACES};
 use super::identity::{Gap, Identity};
 use super::names::Names;
 use super::object::Objects;
+use super::split::Watch;
 use crate::error::{Error, Kind, Result};
 use crate::model::{Ancestor, Lsn, SegmentName, SegmentSize, SystemId, Time, Timeline, TimelineHistory};
 use crate::store::{ErrorKind, Payload, PutMode, Version};
@@ -35,6 +36,7 @@ struct Inner {
     noted: Mutex<Noted>,
     /// Tips of segments that are not stored yet, sent or seen by this process.
     tips: Mutex<BTreeMap<SegmentName, BTreeSet<u64>>>,
+    watch: Watch,
 }
 
 /// The newest segments, not yet in the identity object.
@@ -56,7 +58,8 @@ impl Folder {
         let names = Names::new(archive.cluster(), system);
         let objects = Objects { store: archive.store().clone(), seal: archive.seal().clone() };
         let noted = Mutex::new(Noted { newest: BTreeMap::new(), count: 0, since: Instant::now() });
-        Self(Arc::new(Inner { archive, system, names, objects, known: Mutex::default(), noted, tips: Mutex::default() }))
+        let (known, tips, watch) = (Mutex::default(), Mutex::default(), Watch::new());
+        Self(Arc::new(Inner { archive, system, names, objects, known, noted, tips, watch }))
     }
 
     /// Whose WAL it is.
@@ -83,6 +86,10 @@ impl Folder {
 
     pub(super) fn objects(&self) -> &Objects {
         &self.0.objects
+    }
+
+    pub(super) fn watch(&self) -> &Watch {
+        &self.0.watch
     }
 
     pub(super) fn tips_sent(&self) -> &Mutex<BTreeMap<SegmentName, BTreeSet<u64>>> {
@@ -204,6 +211,14 @@ impl Folder {
         let identity = self.identity().await?.ok_or_else(|| self.nothing())?;
         self.remember(&identity).await;
         Ok(identity)
+    }
+
+    /// Reads the identity object again.
+    pub(super) async fn refresh(&self) -> Result<()> {
+        if let Some(identity) = self.identity().await? {
+            self.remember(&identity).await;
+        }
+        Ok(())
     }
 
     async fn remember(&self, identity: &Identity) {

@@ -38,6 +38,7 @@ mod prefetch;
 mod push;
 mod ready;
 mod receive;
+mod split;
 mod tip;
 
 pub use archive::{Admitted, Archive};
@@ -51,3 +52,4 @@ pub use prefetch::{PrefetchOptions, Prefetcher};
 pub use push::Pushed;
 pub use ready::{PushOptions, PushedFile, Pusher, ready_files};
 pub use receive::{Progress, ReadSettings, ReceiveEvent, ReceiveOptions, Receiver, Watcher};
+pub use split::{SeenSplit, Split};

@@ -51,6 +51,10 @@ impl Folder {
         let pushed = self.push_checked(name, file, source).await?;
         self.drop_tips(name).await;
         self.note(name).await;
+        if pushed == Pushed::Stored {
+            let size = self.known_identity().await?.segment_size;
+            self.watch_split(name.timeline, name.start(size)).await;
+        }
         Ok(pushed)
     }
 

@@ -55,6 +55,7 @@ impl Folder {
             self.tips_sent().lock().await.entry(segment).or_default().insert(offset);
             let created = self.objects().create(&key, Source::Bytes(bytes.clone()), self.archive().codec()).await?;
             if let Created::New(_) = created {
+                self.watch_split(segment.timeline, Lsn(segment.start(size).0.saturating_add(offset))).await;
                 return Ok(Pushed::Stored);
             }
             let Some(stored) = self.objects().bytes(&key).await? else {

@@ -97,6 +97,8 @@ pub struct Report {
     pub missing: Vec<String>,
     /// What deserves a look.
     pub warnings: Vec<String>,
+    /// Pages with wrong checksums; `None` where nobody looked: no base backup, or a cluster without checksums.
+    pub bad_pages: Option<u64>,
 }
 
 /// The hostname of a job's snapshots and so the key of its history: `<tenant>.<job>`.
@@ -180,6 +182,7 @@ struct Stored {
     excludes: Vec<String>,
     missing: Vec<String>,
     warnings: Vec<String>,
+    bad_pages: Option<u64>,
     facts: serde_json::Map<String, serde_json::Value>,
     /// Further tags of the snapshot.
     tags: Vec<String>,
@@ -224,6 +227,7 @@ impl Run {
             paths: paths.iter().map(|p| (*p).to_owned()).collect(),
             excludes: Vec::new(),
             missing: report.missing,
+            bad_pages: None,
             warnings: report.warnings,
             facts: report.facts,
             tags: Vec::new(),
@@ -283,7 +287,8 @@ impl Run {
         facts.insert("files".into(), now.files.into());
         facts.insert("bytes".into(), now.bytes.into());
         let excludes = settings.exclude.clone();
-        Ok(Stored { roots, paths: vec![path], excludes, missing, warnings, facts, tags: Vec::new(), own: Vec::new() })
+        let (bad_pages, tags, own) = (None, Vec::new(), Vec::new());
+        Ok(Stored { roots, paths: vec![path], excludes, missing, warnings, bad_pages, facts, tags, own })
     }
 
     /// Refuses to record a volume that has nearly vanished: an unmounted or freshly created one.
@@ -382,6 +387,7 @@ impl Run {
             bytes_stored: get(&writer.stats().bytes_stored),
             missing: stored.missing,
             warnings: stored.warnings,
+            bad_pages: stored.bad_pages,
         })
     }
 

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use tracing::Instrument as _;
 
 use super::scheduler::{Entry, Limits};
 use super::turn::{DRILL, Ended, Loaded, Task};
+use super::wanted::Asker;
 use crate::app::{Context, check_commands, drill, heartbeat, job, wal};
 use crate::config::Settings;
 use crate::config::settings::{Http, Job, WalJob};
@@ -25,6 +25,8 @@ pub(super) struct Builder {
     pub(super) metrics: Metrics,
     /// What the process serves since it started; changes need a restart.
     pub(super) http: Http,
+    /// For backups that are wanted now.
+    pub(super) asker: Asker,
 }
 
 impl Builder {
@@ -51,7 +53,10 @@ impl Builder {
             let of_cluster =
                 |job: &&Job| matches!(&job.source, SourceSettings::PgBase(s) if s.cluster == archive.settings.cluster);
             let jobs = ctx.tenant(&archive.tenant).map(|t| t.jobs.values().collect::<Vec<_>>()).unwrap_or_default();
-            jobs.into_iter().filter(of_cluster).map(|job| Arc::new(self.backup(&ctx, job, share)) as _).collect()
+            jobs.into_iter()
+                .filter(of_cluster)
+                .map(|job| Arc::new(OnDemand { name: job.selector().to_string(), asker: self.asker.clone() }) as _)
+                .collect()
         };
         let services = wal::daemon::Services::of(&ctx, &self.metrics, bases)?;
         if entries.is_empty() && services.is_empty() {
@@ -239,10 +244,16 @@ impl Task for Backup {
     }
 }
 
+/// A base backup that the loop makes when it is wanted.
+#[derive(Debug)]
+struct OnDemand {
+    name: String,
+    asker: Asker,
+}
+
 #[async_trait]
-impl wal::rebase::BaseJob for Backup {
+impl wal::rebase::BaseJob for OnDemand {
     async fn make(&self, since: Time, cancel: &Cancel) -> bool {
-        let span = tracing::info_span!("run", job = %self.job.selector());
-        matches!(Task::run(self, since, cancel).instrument(span).await, Ended::Done(_))
+        self.asker.ask(&self.name, since, cancel).await.is_some()
     }
 }

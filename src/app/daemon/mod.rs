@@ -12,6 +12,7 @@ mod entries;
 mod reload;
 mod scheduler;
 mod turn;
+mod wanted;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -62,13 +63,14 @@ pub async fn run(settings: Settings, options: Options, clock: Arc<dyn Clock>, st
     };
     let hang_up = signal(SignalKind::hangup()).context(|| "listen for SIGHUP")?;
     let (events, inbox) = mpsc::channel(1);
-    let builder = entries::Builder { clock: clock.clone(), metrics: metrics.clone(), http: settings.http.clone() };
+    let (asker, wanted) = wanted::channel();
+    let builder = entries::Builder { clock: clock.clone(), metrics: metrics.clone(), http: settings.http.clone(), asker };
     let first = builder.build(settings)?;
     let watch =
         options.origin.map(|origin| tokio::spawn(reload::watch(origin, builder, events.clone(), hang_up, metrics.clone())));
     // Held, so that the loop's inbox stays open where nothing is watched.
     let _events = events;
-    let ended = turn::Turn::new(clock, health, metrics).run(first, inbox, stop, options.grace).await;
+    let ended = turn::Turn::new(clock, health, metrics).run(first, (inbox, wanted), stop, options.grace).await;
     if let Some(watch) = watch {
         watch.abort();
     }

@@ -65,6 +65,8 @@ struct State<T> {
     unknown_since: Option<Time>,
     running: Option<Running>,
     not_before: Option<Time>,
+    /// Somebody needs a run that begins after this time, whatever the schedule says.
+    wanted: Option<Time>,
     /// Not in the configuration any more; forgotten when it ends.
     gone: bool,
 }
@@ -102,8 +104,15 @@ impl<T: Clone> Scheduler<T> {
                 None => {
                     new.push(entry.name.clone());
                     let name = entry.name.clone();
-                    let state =
-                        State { entry, last: None, unknown_since: Some(now), running: None, not_before: None, gone: false };
+                    let state = State {
+                        entry,
+                        last: None,
+                        unknown_since: Some(now),
+                        running: None,
+                        not_before: None,
+                        wanted: None,
+                        gone: false,
+                    };
                     self.jobs.insert(name, state);
                 }
             }
@@ -145,11 +154,18 @@ impl<T: Clone> Scheduler<T> {
             }
             if let Some(state) = self.jobs.get_mut(&name) {
                 state.running = Some(Running { store, before: state.last });
-                (state.last, state.not_before) = (Some(now), None);
+                (state.last, state.not_before, state.wanted) = (Some(now), None, None);
                 out.push(Due { name, due: start.due, task: state.entry.task.clone() });
             }
         }
         out
+    }
+
+    /// A run is needed that begins after this time: it is due now, whatever the schedule says. Returns whether there is such a job.
+    pub(super) fn want(&mut self, name: &str, since: Time) -> bool {
+        let Some(state) = self.jobs.get_mut(name).filter(|s| !s.gone) else { return false };
+        state.wanted = state.wanted.max(Some(since));
+        true
     }
 
     /// A run ended. Returns whether the job is still in the configuration.
@@ -179,7 +195,10 @@ impl<T: Clone> Scheduler<T> {
     /// When each job that is not running starts next.
     pub(super) fn plans(&self, now: Time) -> impl Iterator<Item = (&str, Start)> {
         self.jobs.iter().filter(|(_, s)| s.running.is_none()).filter_map(move |(name, state)| {
-            let mut start = state.entry.schedule.next_start(state.last.or(state.unknown_since), now)?;
+            let mut start = match state.wanted {
+                Some(since) => Start { due: since, at: now },
+                None => state.entry.schedule.next_start(state.last.or(state.unknown_since), now)?,
+            };
             start.at = start.at.max(state.not_before.unwrap_or(start.at));
             Some((name.as_str(), start))
         })

@@ -8,6 +8,7 @@ use tokio::sync::mpsc;
 
 use super::scheduler::{Entry, Limits, Scheduler, Settled};
 use super::turn::{Ended, Event, Loaded, Task, Turn};
+use super::wanted::{self, Asker};
 use crate::app::wal::daemon::Services;
 use crate::error::{Error, Kind, Result};
 use crate::http::{Health, Metrics};
@@ -147,6 +148,7 @@ fn loaded(entries: Vec<Entry<Arc<dyn Task>>>) -> Loaded {
 
 struct Daemon {
     events: mpsc::Sender<Event>,
+    asker: Asker,
     stop: Cancel,
     metrics: Metrics,
     ended: tokio::task::JoinHandle<Result<()>>,
@@ -154,10 +156,11 @@ struct Daemon {
 
 fn daemon(world: &Arc<World>, first: Loaded) -> Daemon {
     let (events, inbox) = mpsc::channel(4);
+    let (asker, wanted) = wanted::channel();
     let (stop, metrics) = (Cancel::new(), Metrics::new("test"));
     let turn = Turn::new(world.clock.clone(), Health::new(world.clock.clone()), metrics.clone());
-    let ended = tokio::spawn(turn.run(first, inbox, stop.clone(), Duration::from_secs(25)));
-    Daemon { events, stop, metrics, ended }
+    let ended = tokio::spawn(turn.run(first, (inbox, wanted), stop.clone(), Duration::from_secs(25)));
+    Daemon { events, asker, stop, metrics, ended }
 }
 
 async fn hours(n: u64) {
@@ -181,6 +184,23 @@ async fn a_missed_run_is_caught_up_once_and_the_next_comes_on_time() {
             "02:00:00 a/missed begins"
         ]
     );
+    d.stop.cancel();
+    d.ended.await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_that_is_wanted_counts_within_the_limits() {
+    let world = World::new();
+    let one = |entries| Loaded { limits: Limits { total: 1, per_store: 1 }, ..loaded(entries) };
+    let slow = Fake { takes: Duration::from_secs(1800), ..fake(&world, "a/slow") };
+    let d = daemon(&world, one(vec![entry("0 12 * * *", slow), entry("never", fake(&world, "a/base"))]));
+    // While the slow one runs, which began too early for whoever wants it.
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let (since, cancel) = (world.clock.now(), Cancel::new());
+    let (base, slow) = tokio::join!(d.asker.ask("a/base", since, &cancel), d.asker.ask("a/slow", since, &cancel));
+    assert_eq!(world.said(), ["01:30:00 a/slow begins", "02:00:00 a/base begins", "02:01:00 a/slow begins"]);
+    assert!(base.is_some() && base < slow && slow >= Some(t("2026-11-21T02:01:00Z")), "{base:?} {slow:?}");
+    assert_eq!(d.asker.ask("a/unknown", since, &Cancel::new()).await, None);
     d.stop.cancel();
     d.ended.await.unwrap().unwrap();
 }

@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 use tracing::Instrument;
 
 use super::scheduler::{Due, Entry, Limits, Scheduler, Settled};
+use super::wanted::Wanted;
 use crate::app::{heartbeat, wal};
 use crate::config::settings::{Heartbeat, Job};
 use crate::error::{Error, Kind, Result};
@@ -98,6 +99,8 @@ pub(super) struct Turn {
     /// What the configuration in force writes besides, and what ends that.
     beats: (JoinSet<()>, Cancel),
     services: wal::daemon::Running,
+    /// Who waits for a run that begins after a time, by job.
+    wanted: BTreeMap<String, Vec<Wanted>>,
 }
 
 impl Turn {
@@ -115,6 +118,7 @@ impl Turn {
             asked_count: 0,
             beats: (JoinSet::new(), Cancel::new()),
             services: wal::daemon::Running::default(),
+            wanted: BTreeMap::new(),
         }
     }
 
@@ -125,7 +129,7 @@ impl Turn {
     pub(super) async fn run(
         mut self,
         first: Loaded,
-        mut events: mpsc::Receiver<Event>,
+        (mut events, mut wanted): (mpsc::Receiver<Event>, mpsc::Receiver<Wanted>),
         stop: Cancel,
         grace: Duration,
     ) -> Result<()> {
@@ -147,6 +151,7 @@ impl Turn {
                 Some(event) = events.recv() => match event {
                     Event::Replace(loaded) => self.replace(loaded),
                 },
+                Some(asked) = wanted.recv() => self.want(asked),
                 () = tokio::time::sleep(sleep) => {}
             }
         }
@@ -163,6 +168,7 @@ impl Turn {
         self.metrics.jobs(names.iter().filter(|n| !n.ends_with(DRILL)).count());
         self.metrics.reloaded(now);
         for name in &gone {
+            self.wanted.remove(name);
             if let Some((_, lookup)) = self.asked.remove(name) {
                 lookup.cancel();
             }
@@ -236,6 +242,27 @@ impl Turn {
         );
     }
 
+    /// Makes a job due. Without it, whoever asked is told by the answer that never comes.
+    fn want(&mut self, asked: Wanted) {
+        if self.scheduler.want(&asked.name, asked.since) {
+            self.wanted.entry(asked.name.clone()).or_default().push(asked);
+        }
+    }
+
+    /// Tells those who waited for this run. One that began too early is not what they wait for; theirs is still due.
+    fn answer(&mut self, name: &str, ended: Ended) {
+        let waiting = self.wanted.remove(name).unwrap_or_default();
+        let (early, answered): (Vec<_>, Vec<_>) =
+            waiting.into_iter().partition(|w| matches!(ended, Ended::Done(begun) if begun < w.since));
+        for wanted in answered {
+            // Who went away does not mind.
+            wanted.answer.send(ended).ok();
+        }
+        if !early.is_empty() {
+            self.wanted.insert(name.to_owned(), early);
+        }
+    }
+
     fn ended(&mut self, ended: Result<(String, Time, Ended), tokio::task::JoinError>) {
         let Ok((name, begun, ended)) = ended else { return };
         let how = match ended {
@@ -244,6 +271,7 @@ impl Turn {
             Ended::Elsewhere => Settled::Elsewhere,
         };
         let known = self.scheduler.settled(&name, how, self.clock.now());
+        self.answer(&name, ended);
         if let Some(metrics) = self.job_metrics(&name) {
             if !known {
                 metrics.forget();

@@ -103,7 +103,7 @@ async fn facts(found: &Found) -> Result<BaseBackup> {
 }
 
 async fn prepare(ctx: &Context, found: &Found, facts: &BaseBackup, place: &Place, script: &Script) -> Result<Prepared> {
-    let elsewhere = facts.tablespaces.iter().filter(|t| t.path.starts_with('/'));
+    let elsewhere = facts.tablespaces.iter().filter(|t| !t.is_inside());
     let mut tablespaces = BTreeMap::new();
     for tablespace in elsewhere {
         // Never where they were: a server may be using them on this very machine.

@@ -149,6 +149,7 @@ pub async fn run(ctx: &Context, job: &Job, options: &Options) -> Result<Outcome>
             (run.snapshot, run.end) = (Some(report.started), report.ended);
             (run.read_bytes, run.added_bytes, run.stored_bytes) = (report.bytes_read, report.bytes_added, report.bytes_stored);
             (run.missing, run.warnings) = (report.missing.len() as u64, report.warnings.len() as u64);
+            run.bad_pages = report.bad_pages;
         }
         metrics.finished(&run);
     }

@@ -25,6 +25,8 @@ pub(super) async fn load(repo: &Repository, cluster: &str, bases: &[Base], targe
         bases.iter().map(|b| SystemId { major: b.facts.major, identifier: b.facts.system_identifier }).collect();
     systems.sort_unstable();
     systems.dedup();
+    // In the order in which they came.
+    let admitted = archive.systems().await.context(|| format!("read which systems archive in cluster {cluster}"))?;
     let mut out = Vec::new();
     for system in systems {
         let folder = archive.folder(system);
@@ -32,7 +34,8 @@ pub(super) async fn load(repo: &Repository, cluster: &str, bases: &[Base], targe
         let Some(identity) = folder.identity().await.context(doing)? else { continue };
         let survey = folder.survey().await.context(doing)?;
         let stretches = stretches(&folder, &survey, target).await.context(doing)?;
-        out.push(Archived { system_identifier: system.identifier, histories: histories(&identity), stretches });
+        let followed = admitted.iter().skip_while(|a| a.system != system).nth(1).map(|a| a.since);
+        out.push(Archived { system_identifier: system.identifier, histories: histories(&identity), stretches, followed });
     }
     Ok(out)
 }

@@ -124,7 +124,10 @@ impl Teller {
         let Some(metrics) = &self.metrics else { return };
         match event {
             ReceiveEvent::Streaming { .. } => metrics.streaming(true),
-            ReceiveEvent::Progress(p) => metrics.stream(p.received.0, p.stored.0, p.kept(), p.waiting),
+            ReceiveEvent::Progress(p) => {
+                metrics.stream(p.received.0, p.stored.0, p.kept(), p.waiting);
+                metrics.split(p.split);
+            }
             ReceiveEvent::Gap { .. } => metrics.gap(),
             ReceiveEvent::SlotDropped { .. } => metrics.slot_dropped(),
             ReceiveEvent::StoreFails(e) => metrics.failed(e.kind()),

@@ -101,6 +101,9 @@ impl Shipper {
             }
         });
         let pushed = pushed?;
+        if let Some(metrics) = &self.metrics {
+            metrics.split(pusher.folder().split().is_some());
+        }
         if let (WalFile::History(timeline), Some(pg_wal)) = (asked, &pg_wal) {
             backfill::run(pusher.folder(), pg_wal, *timeline).await?;
         }

@@ -49,6 +49,7 @@ fn text(t: &mut String, a: &WalStatus) {
         State::Ok => "ok",
         State::Behind => "behind",
         State::Gap => "WAL is missing",
+        State::Split => "two servers archive",
         State::Never => "nothing was ever archived",
         State::Unknown => "could not be read",
     };
@@ -91,6 +92,18 @@ fn one(t: &mut String, s: &SystemStatus) {
         if let Some(tip) = timeline.unfinished {
             say!(t, "      {tip} is not finished");
         }
+    }
+    for seen in &s.splits {
+        let s = seen.split;
+        say!(
+            t,
+            "    split: timeline {} went on for {} segments after timeline {} left it at {}, the last one stored at {} UTC",
+            s.timeline,
+            seen.segments,
+            s.child,
+            s.switch,
+            output::time(seen.last_stored)
+        );
     }
     for gap in &s.lost {
         say!(t, "    lost: {} to {} on timeline {}: {}", gap.from, gap.to, gap.timeline, gap.reason);

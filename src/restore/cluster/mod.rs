@@ -25,7 +25,7 @@ use parking_lot::Mutex;
 
 use super::directory::{self, Blobs, Got, Progress, Root, Want};
 use crate::error::{Context, Error, Kind, Result};
-use crate::model::{BaseBackup, Id, Metadata, Node, NodeKind, Time};
+use crate::model::{BaseBackup, Id, Metadata, Node, NodeKind, TABLESPACES, Time};
 use crate::postgres::control::{self, Control};
 use crate::postgres::recovery::{self, Recovery};
 use crate::runtime::Cancel;
@@ -218,11 +218,13 @@ fn disarm(data: &Folder, request: &Request, owner: Owner) -> Result<()> {
 fn files(source: &Source<'_>, request: &Request, tree: &Tree, progress: &Progress, cancel: &Cancel) -> Result<()> {
     let mut options = directory::Options { delete: request.delta, verify: request.verify, ..directory::Options::default() };
     options.exclude = vec![format!("/{}/{}", CONTROL.0, CONTROL.1), format!("/{MARKER}")];
-    options.exclude.extend(request.tablespaces.iter().map(|t| format!("/{LINKS}/{}", t.oid)));
+    options
+        .exclude
+        .extend(tree.tablespaces.keys().chain(request.tablespaces.iter().map(|t| &t.oid)).map(|o| format!("/{LINKS}/{o}")));
     let root = Root { tree: tree.data, meta: Some(tree.meta.clone()) };
     whole(directory::restore(source.blobs, &root, &request.to, &options, progress, cancel)?)?;
     for tablespace in &request.tablespaces {
-        let Some(below) = tree.tablespaces.get(&tablespace.oid) else {
+        let Some((below, _)) = tree.tablespaces.get(&tablespace.oid) else {
             return Err(Error::new(Kind::Corrupt, format!("the snapshot lacks tablespace {}", tablespace.was))
                 .hint("Run `strongroom check`, and restore another snapshot."));
         };
@@ -236,6 +238,14 @@ fn files(source: &Source<'_>, request: &Request, tree: &Tree, progress: &Progres
         let root = Root { tree: *below, meta: None };
         let report = directory::restore(source.blobs, &root, &tablespace.path, &options, progress, cancel)?;
         whole(report).context(|| format!("restore tablespace {}", tablespace.was))?;
+    }
+    // Inside the data directory: those that were there, and one of which nobody knew any more when the backup ended.
+    let inside = tree.tablespaces.iter().filter(|(oid, _)| !request.tablespaces.iter().any(|t| t.oid == **oid));
+    for (oid, (below, meta)) in inside {
+        let root = Root { tree: *below, meta: Some(meta.clone()) };
+        let options = directory::Options { exclude: Vec::new(), ..options.clone() };
+        let to = request.to.join(LINKS).join(oid.to_string());
+        whole(directory::restore(source.blobs, &root, &to, &options, progress, cancel)?)?;
     }
     Ok(())
 }
@@ -304,7 +314,7 @@ struct Tree {
     data: Id,
     meta: Metadata,
     control: Node,
-    tablespaces: BTreeMap<u32, Id>,
+    tablespaces: BTreeMap<u32, (Id, Metadata)>,
     config: Option<Id>,
 }
 
@@ -325,10 +335,11 @@ impl Tree {
         let (global, _) = dir(data, CONTROL.0)?.ok_or_else(|| no_base("directory `data/global`"))?;
         let control = source.entries(global)?.into_iter().find(|n| n.name == CONTROL.1.as_bytes());
         let mut tablespaces = BTreeMap::new();
-        if let Some((links, _)) = dir(data, LINKS)? {
-            for node in source.entries(links)? {
-                if let (Ok(oid), NodeKind::Dir { subtree: Some(id) }) = (node.display_name().parse(), &node.kind) {
-                    tablespaces.insert(oid, *id);
+        // Those that lay inside the data directory, or are of a former version; then all others.
+        for above in [dir(data, LINKS)?, dir(source.root, TABLESPACES)?].into_iter().flatten() {
+            for node in source.entries(above.0)? {
+                if let (Ok(oid), NodeKind::Dir { subtree: Some(id) }) = (node.display_name().parse(), node.kind) {
+                    tablespaces.insert(oid, (id, node.meta));
                 }
             }
         }

@@ -1,4 +1,4 @@
-//! Tablespaces: inline in the snapshot, elsewhere and linked in a running cluster.
+//! Tablespaces: beside the data directory in the snapshot, elsewhere and linked in a running cluster.
 
 use std::collections::BTreeMap;
 use std::os::unix::ffi::OsStrExt;
@@ -23,7 +23,8 @@ pub struct Placed {
 }
 
 /// Decides where each tablespace goes. `map` has former directories, or numbers, and new directories. A tablespace that
-/// lay inside the data directory stays there and is not in the result.
+/// lay inside the data directory stays there and is not in the result. One with a relative link, as stock tools leave it, lies
+/// the same way from the new data directory.
 ///
 /// # Errors
 /// [`Kind::Usage`] for a mapping of a tablespace that does not exist, for directories that are not absolute, inside the
@@ -42,10 +43,10 @@ pub fn place(tablespaces: &[Tablespace], map: &BTreeMap<String, PathBuf>, to: &P
     let mut out: Vec<Placed> = Vec::new();
     for tablespace in tablespaces {
         let mapped = map.iter().find(|(name, _)| is_of(name, tablespace)).map(|(_, path)| path.clone());
-        if mapped.is_none() && !tablespace.path.starts_with('/') {
+        if mapped.is_none() && tablespace.is_inside() {
             continue;
         }
-        let path = mapped.unwrap_or_else(|| PathBuf::from(&tablespace.path));
+        let path = mapped.unwrap_or_else(|| from_links(to, &tablespace.path));
         let bad = |why: &str| {
             Error::new(Kind::Usage, format!("tablespace {} cannot go to {}: {why}", tablespace.path, path.display()))
                 .hint(format!("Choose a directory with --tablespace-map {}=DIR.", tablespace.path))
@@ -62,6 +63,21 @@ pub fn place(tablespaces: &[Tablespace], map: &BTreeMap<String, PathBuf>, to: &P
         out.push(Placed { oid: tablespace.oid, was: tablespace.path.clone(), path });
     }
     Ok(out)
+}
+
+/// What a link in the data directory means: `..` leads up, by its words.
+fn from_links(to: &Path, link: &str) -> PathBuf {
+    if link.starts_with('/') {
+        return PathBuf::from(link);
+    }
+    let mut path = to.join(LINKS);
+    for part in Path::new(link).components() {
+        match part {
+            Component::ParentDir => drop(path.pop()),
+            part => path.push(part),
+        }
+    }
+    path
 }
 
 fn same(a: &str, b: &str) -> bool {
@@ -129,16 +145,22 @@ mod tests {
             Tablespace { oid: 16400, path: "/ts/a".into() },
             Tablespace { oid: 16401, path: "/ts/b".into() },
             Tablespace { oid: 16402, path: "pg_tblspc/16402".into() },
+            Tablespace { oid: 16403, path: "../../tablespaces/16403".into() },
         ];
         let map = |pairs: &[(&str, &str)]| pairs.iter().map(|(a, b)| ((*a).to_owned(), PathBuf::from(b))).collect();
-        let to = Path::new("/data");
+        let to = Path::new("/srv/data");
         let placed = place(&all, &map(&[("/ts/a/", "/new/a"), ("16401", "/new/b")]), to).unwrap();
         let paths: Vec<_> = placed.iter().map(|p| (p.oid, p.path.to_str().unwrap())).collect();
-        assert_eq!(paths, [(16400, "/new/a"), (16401, "/new/b")]);
+        assert_eq!(paths, [(16400, "/new/a"), (16401, "/new/b"), (16403, "/srv/tablespaces/16403")]);
         assert_eq!(place(&all, &map(&[]), to).unwrap()[1].path, Path::new("/ts/b"));
-        for bad in
-            [("/ts/c", "/x"), ("/ts/a", "x"), ("/ts/a", "/data/x"), ("/ts/a", "/"), ("/ts/a", "/ts/b"), ("/ts/a", "/x/../ts/b")]
-        {
+        for bad in [
+            ("/ts/c", "/x"),
+            ("/ts/a", "x"),
+            ("/ts/a", "/srv/data/x"),
+            ("/ts/a", "/"),
+            ("/ts/a", "/ts/b"),
+            ("/ts/a", "/x/../ts/b"),
+        ] {
             assert!(place(&all, &map(&[bad]), to).is_err_and(|e| e.kind() == Kind::Usage), "{bad:?}");
         }
     }

@@ -91,6 +91,8 @@ pub struct Progress {
     pub server: Lsn,
     /// How long the oldest byte that is received and not stored waits.
     pub waiting: Duration,
+    /// Whether another server of the same origin has gone on with a timeline of its own meanwhile: see [`Folder::split`].
+    pub split: bool,
 }
 
 impl Progress {

@@ -148,6 +148,7 @@ impl Flow<'_> {
             stored: self.stored,
             server: self.server.max(self.received()),
             waiting: oldest.map_or(Duration::ZERO, |since| since.elapsed()),
+            split: self.uploads.folder().split().is_some(),
         }
     }
 

@@ -66,6 +66,10 @@ impl Uploads {
         self.running.push_back(AbortOnDropHandle::new(task));
     }
 
+    pub(super) fn folder(&self) -> &Folder {
+        &self.folder
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.running.is_empty()
     }

@@ -76,6 +76,11 @@ async fn every_major_comes_back_from_stock_restic() {
             }
             verify(major, &data);
             let restored = start(major, &data);
+            let relative = restored.sql(
+                "postgres",
+                "SELECT pg_tablespace_location(oid) = '../../tablespaces/' || oid FROM pg_tablespace WHERE oid > 1664",
+            );
+            assert_eq!(relative, "t");
             assert_eq!(restored.sql(ODD, CONTENT), expected, "PostgreSQL {major}");
             assert_eq!(restored.sql(ODD, "SELECT count(*) FROM cache; SELECT count(*) FROM cache2"), "0\n0");
             books_balance(&restored, ODD);

@@ -6,6 +6,7 @@ mod files;
 mod pages;
 mod standby;
 mod stream;
+mod tablespaces;
 mod wal;
 
 use std::path::Path;
@@ -78,9 +79,9 @@ pub fn verify(major: u32, data: &Path) {
     succeeds(Command::new(tool).arg("--exit-on-error").arg(data));
 }
 
-/// Starts a server on a restored data directory. Directories in `pg_tblspc` are what stock tools leave there.
+/// Starts a server on a restored data directory, as stock tools left it.
 pub fn start(major: u32, data: &Path) -> Server {
-    Server::on(major, data, "allow_in_place_tablespaces = on\nfull_page_writes = on\n")
+    Server::on(major, data, "full_page_writes = on\n")
 }
 
 /// Every database is free of damage, indexes against tables too.

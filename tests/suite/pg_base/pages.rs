@@ -20,7 +20,7 @@ async fn a_damaged_page_is_named_and_the_snapshot_is_incomplete() {
     let repo = crate::backup::init(store.path()).await;
     let report = try_back_up(&repo, from_files(&server)).await.unwrap();
     assert!(!report.complete);
-    assert_eq!(report.missing.len(), 2, "{:?}", report.missing);
+    assert_eq!((report.missing.len(), report.bad_pages), (2, Some(2)), "{:?}", report.missing);
     assert!(report.missing[0].contains(&path) && report.missing[0].contains("block 3"), "{:?}", report.missing);
     let place = tempfile::tempdir().unwrap();
     restore(store.path(), "latest", place.path());
@@ -36,7 +36,9 @@ async fn without_checksums_pages_are_not_judged() {
     let server = Server::create(18, false, &["--no-data-checksums"], "");
     let store = tempfile::tempdir().unwrap();
     let repo = crate::backup::init(store.path()).await;
-    whole(&try_back_up(&repo, from_files(&server)).await.unwrap());
+    let report = try_back_up(&repo, from_files(&server)).await.unwrap();
+    whole(&report);
+    assert_eq!(report.bad_pages, None);
     let place = tempfile::tempdir().unwrap();
     restore(store.path(), "latest", place.path());
     assert_eq!(manifest(place.path())["facts"]["pg_base"]["checksums"], false);

@@ -11,13 +11,13 @@ use crate::support::postgres::Server;
 use crate::wal_cli::{Place, archived};
 
 /// A server, its archive and its base backups.
-struct Site {
-    place: Place,
-    server: Server,
+pub struct Site {
+    pub place: Place,
+    pub server: Server,
 }
 
 impl Site {
-    fn new(major: u32) -> Self {
+    pub fn new(major: u32) -> Self {
         Self::with(major, "wal: { pg_wal: { socket: none } }, ")
     }
 
@@ -31,7 +31,7 @@ impl Site {
         site
     }
 
-    fn configure(&self, jobs: &str) {
+    pub fn configure(&self, jobs: &str) {
         let text = format!(
             "environment: test\ncache_dir: {}\nrepository: {{ url: \"file://{}\", password: {{ file: {} }} }}\ntenants: {{ acme: {{ jobs: {{ {jobs}main: {{ pg_base: {{ url: \"{}\", data_directory: {} }}, schedule: never }} }} }} }}\n",
             self.place.path("cache"),
@@ -43,11 +43,11 @@ impl Site {
         std::fs::write(self.place.config(), text).unwrap();
     }
 
-    fn sql(&self, sql: &str) -> String {
+    pub fn sql(&self, sql: &str) -> String {
         self.server.sql("postgres", sql)
     }
 
-    fn backup(&self) -> String {
+    pub fn backup(&self) -> String {
         self.place.run(&["backup", "acme/main"]).ok();
         let list = self.place.run(&["--json", "snapshots", "acme/main"]).ok().json();
         let newest = list.as_array().or_else(|| list["snapshots"].as_array()).unwrap().last().unwrap().clone();
@@ -55,7 +55,7 @@ impl Site {
     }
 
     /// A moment in the form that `--target-time` takes, with other commits well before and after it.
-    fn moment(&self) -> String {
+    pub fn moment(&self) -> String {
         self.sql("SELECT pg_sleep(0.02); SELECT clock_timestamp(); SELECT pg_sleep(0.02)").trim().to_owned()
     }
 
@@ -64,7 +64,7 @@ impl Site {
     }
 
     #[track_caller]
-    fn preview(&self, more: &[&str]) -> Value {
+    pub fn preview(&self, more: &[&str]) -> Value {
         let to = self.place.path("nowhere");
         let planned = self.restore(&to, &[&["--preview"], more].concat()).ok().json();
         assert!(!Path::new(&to).exists());
@@ -73,7 +73,7 @@ impl Site {
     }
 
     #[track_caller]
-    fn refused(&self, more: &[&str], code: i32, words: &[&str]) {
+    pub fn refused(&self, more: &[&str], code: i32, words: &[&str]) {
         let to = self.place.path("nowhere");
         let ran = self.restore(&to, more).exits(code);
         for word in words {
@@ -89,7 +89,13 @@ impl Site {
     /// Restores, starts, and waits for the promotion. The server runs on a socket of its own.
     #[track_caller]
     fn recovered(&self, more: &[&str]) -> Server {
-        let server = Server::unborn(self.server.major);
+        self.recovered_as(self.server.major, more)
+    }
+
+    /// The same by a server of this major.
+    #[track_caller]
+    pub fn recovered_as(&self, major: u32, more: &[&str]) -> Server {
+        let server = Server::unborn(major);
         self.restore(&server.data(), more).ok();
         run_here(&server);
         server.restart();
@@ -97,7 +103,7 @@ impl Site {
     }
 }
 
-fn run_here(server: &Server) {
+pub fn run_here(server: &Server) {
     let auto = Path::new(&server.data()).join("postgresql.auto.conf");
     let mut file = std::fs::OpenOptions::new().append(true).open(auto).unwrap();
     for (name, value) in server.own_settings() {
@@ -339,4 +345,40 @@ fn a_failover_is_crossed_and_the_old_timeline_can_be_kept_to() {
         assert_eq!(rows_after_promotion(&server), rows, "{target:?}\n{}", server.log());
     }
     assert_eq!(site.preview(&[])["timeline"], 2);
+}
+
+/// Nobody stopped the former primary. Nothing of either is lost, and it is told wherever somebody looks.
+#[test]
+fn a_former_primary_that_lives_on_is_stored_and_told() {
+    let site = Site::new(16);
+    site.backup();
+    site.sql("INSERT INTO t VALUES (1)");
+    let standby = site.server.standby("");
+    await_true(&standby, "SELECT count(*) = 1 FROM t");
+    archived(&site.server);
+    standby.promote();
+    standby.sql("postgres", "INSERT INTO t VALUES (2)");
+    archived(&standby);
+    let state = || site.place.status()["state"].clone();
+    // The segment in which they parted ends on the former timeline, too: that alone is no second writer.
+    assert_eq!(state(), "ok");
+    for n in [11, 12] {
+        site.sql(&format!("INSERT INTO t VALUES ({n})"));
+        archived(&site.server);
+    }
+    standby.sql("postgres", "INSERT INTO t VALUES (3)");
+    archived(&standby);
+    let words = "two servers of one origin write";
+    assert!(site.server.log().contains(words), "{}", site.server.log());
+    assert!(!standby.log().contains(words), "{}", standby.log());
+    let status = site.place.status();
+    assert_eq!(status["state"], "split", "{status:#}");
+    let split = &status["systems"][0]["splits"][0];
+    assert_eq!((&split["timeline"], &split["child"]), (&1.into(), &2.into()), "{status:#}");
+    let said = site.place.run(&["wal", "status", "--check"]).exits(1);
+    assert!(said.out.contains("split: timeline 1 went on"), "{}", said.out);
+    for (target, rows) in [(&[][..], "1,2,3"), (&["--target-timeline", "current"][..], "1,11,12")] {
+        let server = site.recovered(target);
+        assert_eq!(rows_after_promotion(&server), rows, "{target:?}\n{}", server.log());
+    }
 }

@@ -4,3 +4,6 @@ mod archive;
 mod cluster;
 mod origin;
 mod targets;
+mod upgrade;
+
+pub use archive::run_here;

@@ -109,6 +109,22 @@ impl Server {
         Self::prepare(major, false)
     }
 
+    /// This cluster under another major, by `pg_upgrade`. Stops it; the new one does not run yet.
+    pub fn upgrade(&self, major: u32, initdb: &[&str], config: &str) -> Self {
+        self.stop();
+        let new = Self::prepare(major, false);
+        let (data, old, socket) = (new.data(), self.data(), new.socket_dir());
+        let usual = ["-D", &data, "-U", "postgres", "-A", "trust", "-N", "--encoding=UTF8", "--locale=C"];
+        run(new.as_user("initdb", &[&usual, initdb].concat()), "initdb");
+        let bin = |s: &Self| user().map_or_else(|| s.bin(), |user| reachable(&s.bin(), user)).to_str().unwrap().to_owned();
+        let args = ["-b", &bin(self), "-B", &bin(&new), "-d", &old, "-D", &data, "-U", "postgres", "-s", &socket];
+        let mut upgrade = new.as_user("pg_upgrade", &args);
+        upgrade.current_dir(&new.dir);
+        run(upgrade, "pg_upgrade");
+        new.configure(config);
+        new
+    }
+
     /// What a restored cluster must be told to run as this server, beside what its configuration says.
     pub fn own_settings(&self) -> Vec<(String, String)> {
         [("unix_socket_directories", self.socket_dir()), ("port", self.port.to_string()), ("listen_addresses", String::new())]
@@ -124,16 +140,19 @@ impl Server {
         if output.status.success() { Ok(()) } else { Err(words(&output.stdout) + &words(&output.stderr) + &self.log()) }
     }
 
-    /// A server on this data directory, which is moved into a place of its own.
+    /// A server on this data directory, which is moved into a place of its own, with the tablespaces of a snapshot beside it.
     pub fn on(major: u32, data: &Path, config: &str) -> Self {
         let server = Self::prepare(major, false);
-        let mut moved = Command::new("mv");
-        moved.arg(data).arg(server.data());
-        run(moved, "mv");
-        if let Some(user) = user() {
-            let mut chown = Command::new("chown");
-            chown.arg("-R").arg(user).arg(server.data());
-            run(chown, "chown");
+        for from in [data.to_owned(), data.with_file_name("tablespaces")].iter().filter(|d| d.exists()) {
+            let to = server.dir.join(if from == data { "data" } else { "tablespaces" });
+            let mut moved = Command::new("mv");
+            moved.arg(from).arg(&to);
+            run(moved, "mv");
+            if let Some(user) = user() {
+                let mut chown = Command::new("chown");
+                chown.arg("-R").arg(user).arg(&to);
+                run(chown, "chown");
+            }
         }
         server.configure(config);
         server.launch()

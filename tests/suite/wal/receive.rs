@@ -4,9 +4,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use rand::rngs::StdRng;
-use rand::{Rng as _, SeedableRng as _};
-use strongroom::postgres::{ConnectionSettings, Control, connect};
+use strongroom::postgres::{ConnectionSettings, Control};
 use strongroom::runtime::{Cancel, SecretText};
 use strongroom::store::ErrorKind;
 use strongroom::store::fault::{Fault, Rule};
@@ -214,47 +212,6 @@ async fn a_server_that_shuts_down_waits_only_for_one_request() {
     let control = Control::read(Path::new(&server.data())).unwrap();
     assert!(end > control.checkpoint, "the last checkpoint at {}, stored up to {end}: {told:?}", control.checkpoint);
     running.kill().await;
-}
-
-/// How often the server dies: more in the slow tests.
-fn trials() -> u64 {
-    std::env::var("STRONGROOM_TRIALS").ok().and_then(|n| n.parse().ok()).unwrap_or(4)
-}
-
-#[tokio::test]
-async fn a_dead_server_and_receiver_lose_no_commit_older_than_max_lag_and_one_request() {
-    let (max_lag, request) = (Duration::from_millis(700), Duration::from_millis(1500));
-    for trial in 0..trials() {
-        let mut random = StdRng::seed_from_u64(trial);
-        let major = MAJORS[usize::try_from(trial).unwrap() % MAJORS.len()];
-        let place = Place::new();
-        let server = Server::create(major, false, &["--wal-segsize=1"], "");
-        let mut running = receive(&place, &url(&server), options(max_lag));
-        let first = running.until("stream", |t| !t.streams.is_empty()).await.streams[0].1;
-        let settings = ConnectionSettings::parse(&SecretText::new(server.conninfo("postgres", "postgres"))).unwrap();
-        let (client, _) = connect(&settings).await.unwrap();
-        client.batch_execute("CREATE TABLE t (a text)").await.unwrap();
-        let until = Instant::now() + max_lag + request + Duration::from_millis(random.random_range(0..2000));
-        let mut commits: Vec<(Instant, Lsn)> = Vec::new();
-        while Instant::now() < until {
-            client.execute("INSERT INTO t VALUES (repeat('x', 3000))", &[]).await.unwrap();
-            let at = Instant::now();
-            let row = client.query_one("SELECT pg_current_wal_flush_lsn()::text", &[]).await.unwrap();
-            commits.push((at, row.get::<_, String>(0).parse().unwrap()));
-            tokio::time::sleep(Duration::from_millis(random.random_range(0..200))).await;
-        }
-        let died = Instant::now();
-        server.kill();
-        running.kill().await;
-        let (folder, size) = folder_of(&place, &server);
-        let end = end_of(&folder, size, SegmentName::at(Timeline(1), first, size)).await;
-        let old: Vec<_> = commits.iter().filter(|(at, _)| died - *at > max_lag + request).collect();
-        assert!(!old.is_empty());
-        for (at, position) in old {
-            let age = died - *at;
-            assert!(*position <= end, "trial {trial}: a commit {age:?} old at {position} is lost; stored up to {end}");
-        }
-    }
 }
 
 #[tokio::test]

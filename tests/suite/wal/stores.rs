@@ -1,4 +1,4 @@
-//! The same over SeaweedFS: conditions, listings in another order, objects in parts.
+//! The same over SeaweedFS and Azurite: conditions, listings in another order, objects in parts.
 
 use std::sync::Arc;
 
@@ -6,10 +6,22 @@ use strongroom::store::{OpenOptions, Settings};
 use strongroom::wal::{Need, Pushed, plan_expiry};
 
 use super::*;
-use crate::support::seaweedfs;
+use crate::support::{azurite, seaweedfs};
 
 async fn open(settings: &Settings) -> Arc<dyn Store> {
     strongroom::store::open(settings, &OpenOptions::new(Arc::new(SystemClock))).await.unwrap()
+}
+
+/// A container of Azurite's that nobody else uses.
+async fn azure() -> Settings {
+    tokio::task::spawn_blocking(|| {
+        let server = azurite::shared();
+        let mut settings = server.settings(&format!("{}/root", server.container()));
+        (settings.azure.block_above, settings.azure.block_size) = (512 << 10, 512 << 10);
+        settings
+    })
+    .await
+    .unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -17,7 +29,16 @@ async fn an_archive_in_s3() {
     let server = tokio::task::spawn_blocking(seaweedfs::shared).await.unwrap();
     let mut settings = server.settings();
     (settings.s3.multipart_above, settings.s3.part_size) = (5 << 20, 5 << 20);
-    let store = open(&settings).await;
+    pushes_fetches_and_expires(open(&settings).await).await;
+}
+
+/// Segments go up in blocks.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_archive_in_azure() {
+    pushes_fetches_and_expires(open(&azure().await).await).await;
+}
+
+async fn pushes_fetches_and_expires(store: Arc<dyn Store>) {
     let folder = || Archive::open(store.clone(), seal(1), "main").unwrap().folder(SYSTEM);
     let first = folder();
     push_some(&first, 1, [1, 2, 3, 300, 4]).await;
@@ -47,19 +68,48 @@ async fn an_archive_in_s3() {
     assert_eq!([&a, &b].iter().filter(|r| r.is_ok()).count(), 1, "{a:?} {b:?}");
 }
 
-/// Larger than what one object holds, and than what one request takes.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_large_segment_in_s3() {
-    let server = tokio::task::spawn_blocking(seaweedfs::shared).await.unwrap();
-    let store = open(&server.settings()).await;
+/// Larger than what one request takes.
+async fn a_large_segment(store: Arc<dyn Store>) {
     let size = SegmentSize::new(64 << 20).unwrap();
     let one = SegmentName::at(Timeline(1), Lsn(3 * (64 << 20)), size);
     let content = segment_of(one, size, SYSTEM, 0);
-    let folder = Archive::open(store.clone(), seal(1), "main").unwrap().folder(SYSTEM);
+    let folder = Archive::open(store, seal(1), "main").unwrap().folder(SYSTEM);
     assert_eq!(folder.push(&WalFile::Segment(one), file(&content)).await.unwrap(), Pushed::Stored);
+    assert_eq!(folder.push(&WalFile::Segment(one), file(&content)).await.unwrap(), Pushed::Same);
     let (done, bytes) = fetch(&folder, &WalFile::Segment(one), Mode::Recovery).await;
     assert_eq!(done.unwrap(), Fetched::Delivered { bytes: size.bytes() });
     assert!(bytes == content);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_segment_in_s3() {
+    let server = tokio::task::spawn_blocking(seaweedfs::shared).await.unwrap();
+    a_large_segment(open(&server.settings()).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_segment_in_azure() {
+    a_large_segment(open(&azure().await).await).await;
+}
+
+/// A signature that may only read is told so when it archives, and reads.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signature_that_may_only_read() {
+    let settings = azure().await;
+    let folder = |store| Archive::open(store, seal(1), "main").unwrap().folder(SYSTEM);
+    push_some(&folder(open(&settings).await), 1, [1]).await;
+    let mut readonly = settings.clone();
+    readonly.azure.auth = strongroom::store::AzureAuth::Sas(azurite::secret(&azurite::sas("rl")));
+    let reader = folder(open(&readonly).await);
+    assert_delivered(&reader, 1, 1).await;
+    assert_missing(fetch(&reader, &segment_file(1, 2), Mode::Recovery).await);
+    let refused = reader.push(&segment_file(1, 2), file(&segment(1, 2, 0))).await.unwrap_err();
+    assert_eq!(refused.kind(), strongroom::error::Kind::Denied, "{}", refused.report());
+    // One that may not read at all proves nothing.
+    let mut blind = settings;
+    blind.azure.auth = strongroom::store::AzureAuth::Sas(azurite::secret(&azurite::sas("w")));
+    let (done, _) = fetch(&folder(open(&blind).await), &segment_file(1, 2), Mode::Recovery).await;
+    assert_eq!(done.unwrap_err().kind(), strongroom::error::Kind::Denied);
 }
 
 /// A key that may only read is told so when it archives, and reads.

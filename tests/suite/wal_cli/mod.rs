@@ -6,6 +6,7 @@ mod client;
 mod fetch;
 mod owners;
 mod receive;
+mod trials;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};

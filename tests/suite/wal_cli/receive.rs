@@ -10,10 +10,10 @@ use super::{Place, load, until};
 use crate::support::postgres::Server;
 
 /// A process of ours that streams; killed when dropped.
-struct Streaming(Child);
+pub struct Streaming(Child);
 
 impl Streaming {
-    fn start(place: &Place, args: &[&str]) -> Self {
+    pub fn start(place: &Place, args: &[&str]) -> Self {
         let log = std::fs::File::create(place.path("stream.log")).unwrap();
         Self(place.command(args).stdout(Stdio::null()).stderr(log).spawn().unwrap())
     }
@@ -24,6 +24,12 @@ impl Streaming {
         let child = std::fs::read_to_string(children).unwrap_or_default();
         let pid = child.split_whitespace().next().map_or(self.0.id().cast_signed(), |c| c.parse().unwrap());
         Pid::from_raw(pid).unwrap()
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self) {
+        kill_process(self.pid(), Signal::KILL).unwrap();
+        self.0.wait().unwrap();
     }
 
     /// SIGTERM: it must end well.
@@ -43,7 +49,7 @@ impl Drop for Streaming {
     }
 }
 
-fn job(server: &Server) -> String {
+pub fn job(server: &Server) -> String {
     format!("url: \"{}\", max_lag: 1s", server.conninfo("postgres", ""))
 }
 
@@ -93,8 +99,7 @@ fn the_daemon_streams_and_a_server_that_dies_with_its_disk_loses_nothing_that_is
     // max_lag and a request that takes long.
     std::thread::sleep(Duration::from_millis(1000 + 2500));
     server.kill();
-    kill_process(stream.pid(), Signal::KILL).unwrap();
-    stream.0.wait().unwrap();
+    stream.kill();
     drop(server);
     recovers(&copy, &rows);
 }

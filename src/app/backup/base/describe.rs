@@ -6,7 +6,7 @@ use super::files::{Manifest, Problems};
 use super::wal::{self, Meta, WalFiles};
 use super::{Read, entries};
 use crate::error::{Error, Kind, Result};
-use crate::model::{BaseBackup, Metadata, Node, Time};
+use crate::model::{BaseBackup, Metadata, Node, NodeKind, TABLESPACES, Tablespace, Time};
 use crate::postgres::crc32c;
 use crate::repository::Writer;
 use crate::source::pg_base::{LABEL_FILE, MANIFEST_FILE, ManifestFile, Server, Settings, TABLESPACE_MAP_FILE};
@@ -32,7 +32,7 @@ impl Run {
         (mut manifest, mut problems): (Manifest, Problems),
         read: Read,
     ) -> Result<Stored> {
-        let Read { root, start, stop, wal } = read;
+        let Read { mut root, start, stop, wal, tablespaces } = read;
         let owner = |mode, time: Time, links| Metadata {
             mode,
             uid: root.meta.uid,
@@ -46,6 +46,8 @@ impl Run {
         // As the data directory itself: for its owner, or for the group too.
         let group = root.meta.mode & 0o050;
         let meta = Meta { file: owner(0o600 | group & 0o040, stop.at, 1), directory: owner(0o700 | group, stop.at, 0) };
+        let known = (tablespaces, d.server.tablespaces()?);
+        let tablespaces = stored_tablespaces(&d, (&root.spaces, &root.inside), known, &mut problems)?;
         let mut nodes = root.nodes;
         manifest.add(&ManifestFile {
             path: LABEL_FILE.as_bytes().to_vec(),
@@ -62,6 +64,11 @@ impl Run {
         wal::count(&files, &self.request.progress.source);
         nodes.push(entries::directory(b"pg_wal", wal_meta, files.tree(&meta, others)?));
         let mut roots = vec![entries::directory(DATA.as_bytes(), root.meta.clone(), entries::tree(d.writer, &mut nodes)?)];
+
+        if !root.spaces.is_empty() {
+            let subtree = entries::tree(d.writer, &mut root.spaces)?;
+            roots.push(entries::directory(TABLESPACES.as_bytes(), meta.directory.clone(), subtree));
+        }
 
         let (outside_files, mut configs) = self.outside_files(&d, &meta, &mut problems)?;
         if !configs.is_empty() {
@@ -86,7 +93,7 @@ impl Run {
             stopped: stop.at,
             from_standby: facts.in_recovery,
             wal_included,
-            tablespaces: d.server.tablespaces()?,
+            tablespaces,
             checksums: facts.checksums,
             bad_pages: problems.bad_pages,
             collation_versions: d.server.collation_versions()?,
@@ -101,6 +108,7 @@ impl Run {
             roots,
             paths: vec![format!("/{DATA}")],
             excludes: Vec::new(),
+            bad_pages: facts.checksums.then_some(problems.bad_page_count),
             missing: problems.missing,
             warnings: problems.warnings,
             facts: all,
@@ -132,6 +140,37 @@ impl Run {
         }
         Ok((paths, nodes))
     }
+}
+
+/// The tablespaces of the snapshot, of those that were known before and after. One that came or went meanwhile is what its log makes
+/// of it; one that was there all along is missed if nothing of it was read: each has at least a directory.
+fn stored_tablespaces(
+    d: &Described<'_>,
+    (spaces, inside): (&[Node], &[Node]),
+    (before, after): (Vec<Tablespace>, Vec<Tablespace>),
+    problems: &mut Problems,
+) -> Result<Vec<Tablespace>> {
+    let nothing = NodeKind::Dir { subtree: Some(entries::tree(d.writer, &mut [])?) };
+    let is_stored = |t: &Tablespace| {
+        let name = t.oid.to_string();
+        spaces.iter().chain(inside).any(|n| n.name == name.as_bytes() && n.kind != nothing)
+    };
+    let stayed = |t: &Tablespace| before.iter().any(|b| b.oid == t.oid);
+    for missed in after.iter().filter(|t| stayed(t) && !is_stored(t)) {
+        let why = match d.settings.data_directory {
+            Some(_) => "mount its directory at the same path, or leave `data_directory` out to let the server send it",
+            None if missed.path.starts_with('/') => "the server did not send it",
+            None => {
+                "the server does not send one whose link is relative or that lies in the data directory; let `data_directory` be read, or make the link absolute"
+            }
+        };
+        problems.missing.push(format!("tablespace {} in {} is not in the backup: {why}", missed.oid, missed.path));
+    }
+    let mut all: Vec<Tablespace> = after.iter().filter(|t| is_stored(t) || stayed(t)).cloned().collect();
+    let gone = |t: &Tablespace| !t.is_inside() && is_stored(t) && !after.iter().any(|a| a.oid == t.oid);
+    all.extend(before.iter().filter(|t| gone(t)).cloned());
+    all.sort_by_key(|t| t.oid);
+    Ok(all)
 }
 
 /// The last part of a path, with a number in front if it is taken.

@@ -3,7 +3,7 @@
 use std::io::Write as _;
 
 use crate::error::{Context, Error, Kind, Result};
-use crate::model::{Id, Metadata, Node, NodeKind};
+use crate::model::{Id, Metadata, Node, NodeKind, TABLESPACES};
 use crate::repository::{Chunking, Done, FileContent, TreePart, Writer};
 
 /// From so many chunks on a directory's text, 67 bytes each, is not held as a whole.
@@ -17,6 +17,13 @@ pub(super) fn file(name: &[u8], meta: Metadata, content: FileContent) -> Node {
 /// A directory whose tree is stored.
 pub(super) fn directory(name: &[u8], meta: Metadata, subtree: Id) -> Node {
     Node { name: name.to_vec(), kind: NodeKind::Dir { subtree: Some(subtree) }, meta: Metadata { links: 0, ..meta }, error: None }
+}
+
+/// The link to a tablespace that the snapshot has beside the data directory. `meta` is that of its directory.
+pub(super) fn tablespace_link(oid: &[u8], meta: &Metadata) -> Node {
+    let target = [format!("../../{TABLESPACES}/").as_bytes(), oid].concat();
+    let meta = Metadata { mode: 0o777, links: 1, ..meta.clone() };
+    Node { name: oid.to_vec(), kind: NodeKind::Symlink { target }, meta, error: None }
 }
 
 /// Stores a directory's entries, in whatever order they are.

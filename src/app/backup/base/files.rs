@@ -17,7 +17,7 @@ use super::incoming::Incoming;
 use super::layout::{self, Former};
 use crate::crypto::Sha256;
 use crate::error::{Context, Error, Kind, Result};
-use crate::model::{BadPage, Metadata, Node};
+use crate::model::{BadPage, Metadata, Node, NodeKind};
 use crate::repository::{Blocks, Chunking, FileContent, FileWriter, PendingFile, Writer};
 use crate::runtime::Cancel;
 use crate::source::pg_base::{
@@ -57,6 +57,8 @@ pub(super) struct Problems {
     pub(super) warnings: Vec<String>,
     /// The first of the pages with wrong checksums.
     pub(super) bad_pages: Vec<BadPage>,
+    /// How many there are.
+    pub(super) bad_page_count: u64,
     /// Pages that look bad in a stream, until the server is heard.
     pub(super) suspects: Vec<BadPage>,
 }
@@ -65,6 +67,7 @@ impl Problems {
     /// Notes a page with a wrong checksum.
     pub(super) fn bad_page(&mut self, page: BadPage) {
         self.missing.push(format!("{}: the checksum of block {} is wrong; it is stored as it was read", page.file, page.block));
+        self.bad_page_count += 1;
         if self.bad_pages.len() < LISTED_PAGES {
             self.bad_pages.push(page);
         }
@@ -78,6 +81,10 @@ pub(super) struct Root {
     pub(super) meta: Metadata,
     /// `pg_wal` without WAL.
     pub(super) wal: Option<(Metadata, Vec<Node>)>,
+    /// Directories of the tablespaces to which `nodes` has links.
+    pub(super) spaces: Vec<Node>,
+    /// Those of tablespaces that lie in `pg_tblspc` itself.
+    pub(super) inside: Vec<Node>,
 }
 
 /// Copies a data directory.
@@ -136,11 +143,15 @@ impl<'a> Copier<'a> {
         let listing = self.directory.list(&root)?;
         self.problems.lock().warnings.extend(listing.warnings);
         let (mut global, mut wal, mut nodes) = (None, None, Vec::new());
+        let (mut spaces, mut inside) = (Vec::new(), Vec::new());
         let mut files = Vec::new();
         for entry in listing.entries {
             match (entry.kind, entry.name.as_slice()) {
                 (EntryKind::Dir { .. }, b"global") => global = Some(entry),
                 (EntryKind::Dir { .. }, b"pg_wal") => wal = self.wal_directory(&root, &entry)?,
+                (EntryKind::Dir { .. }, b"pg_tblspc") => {
+                    nodes.extend(self.tablespaces(&root, &entry, (&mut spaces, &mut inside))?);
+                }
                 (EntryKind::File(_), _) => files.push(entry),
                 _ => nodes.extend(self.subdirectory(&root, &entry)?),
             }
@@ -148,7 +159,7 @@ impl<'a> Copier<'a> {
         nodes.extend(self.files(&root, files)?);
         let global = global.ok_or_else(|| Error::new(Kind::Corrupt, "the data directory has no directory `global`"))?;
         nodes.push(self.global(&root, &global)?);
-        Ok(Root { nodes, meta: root.meta().clone(), wal })
+        Ok(Root { nodes, meta: root.meta().clone(), wal, spaces, inside })
     }
 
     /// The server changes `pg_control` last whenever it writes; so it is read last, or replay could end too early.
@@ -168,6 +179,24 @@ impl<'a> Copier<'a> {
             return Err(Error::new(Kind::Failed, "the control file cannot be read"));
         }
         Ok(entries::directory(&entry.name, dir.meta().clone(), entries::tree(self.writer, &mut nodes)?))
+    }
+
+    /// `pg_tblspc`. What its links lead to goes into `spaces`, directories in it into `inside`, too.
+    fn tablespaces(&self, root: &Dir, entry: &Entry, (spaces, inside): (&mut Vec<Node>, &mut Vec<Node>)) -> Result<Option<Node>> {
+        let Some(dir) = self.directory.enter(root, entry)? else { return Ok(None) };
+        let listing = self.directory.list(&dir)?;
+        self.problems.lock().warnings.extend(listing.warnings);
+        let is_space = |e: &Entry| e.kind == EntryKind::Dir { linked: true } && e.name.iter().all(u8::is_ascii_digit);
+        let (linked, others): (Vec<_>, Vec<_>) = listing.entries.into_iter().partition(is_space);
+        let mut nodes = self.entries(&dir, others)?;
+        inside.extend(nodes.iter().filter(|n| matches!(n.kind, NodeKind::Dir { .. })).cloned());
+        for space in linked {
+            if let Some(node) = self.subdirectory(&dir, &space)? {
+                nodes.push(entries::tablespace_link(&node.name, &node.meta));
+                spaces.push(node);
+            }
+        }
+        Ok(Some(entries::directory(&entry.name, dir.meta().clone(), entries::tree(self.writer, &mut nodes)?)))
     }
 
     /// `pg_wal` without any WAL.

@@ -1,7 +1,7 @@
 //! A base backup: word to the server → files → word to the server → its label, list of files and WAL → one tree.
 //!
-//! The tree is that of a data directory at `/data`, whichever way the files came: tablespaces inline, WAL from start to stop in
-//! `pg_wal`, and beside it `/config` with the configuration files that lie elsewhere.
+//! The tree is that of a data directory at `/data`, whichever way the files came, with WAL from start to stop in `pg_wal`; beside it
+//! `/tablespaces/<oid>`, where the links in `pg_tblspc` lead, and `/config` with the configuration files that lie elsewhere.
 
 mod archive;
 mod chunks;
@@ -21,6 +21,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use super::{Run, Stored};
 use crate::error::{Error, Kind, Result};
+use crate::model::Tablespace;
 use crate::repository::Writer;
 use crate::runtime::Cancel;
 use crate::source::pg_base::{Content, DataDirectory, Follower, Server, Settings, Start, Stop};
@@ -57,6 +58,8 @@ struct Read {
     start: Start,
     stop: Stop,
     wal: Option<WalFiles>,
+    /// Those there were when it began.
+    tablespaces: Vec<Tablespace>,
 }
 
 impl Run {
@@ -82,6 +85,7 @@ impl Run {
         let start =
             server.start(&format!("strongroom {}/{}", self.request.tenant, self.request.job), settings.fast_checkpoint)?;
         directory.check_start(&start)?;
+        let tablespaces = server.tablespaces()?;
         let facts = server.facts();
         let content = Content {
             page_size: facts.page_size,
@@ -111,7 +115,7 @@ impl Run {
         if let Some(folder) = &archive {
             self.wait_for_archive(folder, settings, facts, (&start, &stop), &cancel)?;
         }
-        let read = Read { root, start, stop, wal };
+        let read = Read { root, start, stop, wal, tablespaces };
         self.describe(Described { settings, server: &server, writer, chunks }, copier.into_parts(), read)
     }
 }

@@ -50,7 +50,7 @@ impl Run {
             manifest: None,
             ..BaseBackupOptions::new(&format!("strongroom {}/{}", self.request.tenant, self.request.job))
         };
-        let at = server.now()?;
+        let (at, tablespaces) = (server.now()?, server.tablespaces()?);
         let mut stream = line.wait(session.base_backup(&options))?;
         let start = Start { lsn: stream.start().lsn, timeline: stream.start().timeline, at };
         let bytes = stream.tablespaces().iter().filter_map(|t| t.kib).fold(0u64, |sum, kib| sum.saturating_add(kib << 10));
@@ -63,7 +63,8 @@ impl Run {
             segment_pages: facts.segment_pages,
             since: facts.checksums.then_some(start.lsn),
         };
-        let mut receiver = Receiver::new(self, writer, content, former, manifest(writer, facts)?);
+        let inside = tablespaces.iter().filter(|t| t.is_inside()).map(|t| t.oid).collect();
+        let mut receiver = Receiver::new(self, writer, content, former, manifest(writer, facts)?, inside);
         let (end, over) = tokio::sync::watch::channel(End::Unknown);
         let (root, stop, files) = std::thread::scope(|scope| {
             let following = wal.map(|wal| {
@@ -88,7 +89,7 @@ impl Run {
         }
         let (list, mut problems) = receiver.into_parts();
         problems.judge(stream.bad_checksums());
-        let read = Read { root, start, stop, wal: files };
+        let read = Read { root, start, stop, wal: files, tablespaces };
         self.describe(Described { settings, server: &server, writer, chunks }, (list, problems), read)
     }
 }
@@ -122,6 +123,8 @@ struct Receiver<'a> {
     problems: Problems,
     label: Option<Vec<u8>>,
     tablespace_map: Vec<u8>,
+    /// Tablespaces inside the data directory.
+    inside: Vec<u32>,
     current: Option<Current>,
 }
 
@@ -140,7 +143,7 @@ enum To {
 }
 
 impl<'a> Receiver<'a> {
-    fn new(run: &Run, writer: &'a Writer, content: Content, former: Former, manifest: Manifest) -> Self {
+    fn new(run: &Run, writer: &'a Writer, content: Content, former: Former, manifest: Manifest, inside: Vec<u32>) -> Self {
         Self {
             writer,
             stats: run.request.progress.source.clone(),
@@ -152,6 +155,7 @@ impl<'a> Receiver<'a> {
             problems: Problems::default(),
             label: None,
             tablespace_map: Vec::new(),
+            inside,
             current: None,
         }
     }
@@ -171,7 +175,7 @@ impl<'a> Receiver<'a> {
 
     /// Everything up to the server's last word.
     fn receive(&mut self, stream: &mut BackupStream<'_>, line: &Line, cancel: &Cancel) -> Result<(Root, crate::model::Lsn)> {
-        let mut spaces: Vec<Node> = Vec::new();
+        let (mut inside, mut spaces): (Vec<Node>, Vec<Node>) = (Vec::new(), Vec::new());
         let mut archive: Option<(Option<u32>, TarReader, Trees)> = None;
         let mut root = None;
         loop {
@@ -185,14 +189,18 @@ impl<'a> Receiver<'a> {
                     None => root = Some(trees.finish_data()?),
                     Some(oid) => {
                         let (tree, meta) = trees.finish()?;
-                        spaces.push(entries::directory(oid.to_string().as_bytes(), meta, tree));
+                        let list = if self.inside.contains(&oid) { &mut inside } else { &mut spaces };
+                        list.push(entries::directory(oid.to_string().as_bytes(), meta, tree));
                     }
                 }
             }
             match event {
                 BackupEvent::Archive(space) => {
-                    let inside = if space.is_none() { std::mem::take(&mut spaces) } else { Vec::new() };
-                    let trees = Trees::new(self.writer, self.stats.clone(), self.has_parent, inside);
+                    let mut trees = Trees::new(self.writer, self.stats.clone(), self.has_parent);
+                    if space.is_none() {
+                        // It comes last.
+                        trees = trees.with_tablespaces(std::mem::take(&mut inside), std::mem::take(&mut spaces));
+                    }
                     archive = Some((space, TarReader::new(), trees));
                 }
                 BackupEvent::Data(bytes) => {

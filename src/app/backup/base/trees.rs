@@ -23,7 +23,9 @@ pub(super) struct Trees {
     /// From the top down to the current directory.
     open: Vec<Folder>,
     kept: Vec<Folder>,
-    /// Directories that belong into `pg_tblspc`.
+    /// Tablespaces inside the data directory, which belong into `pg_tblspc`.
+    inside: Vec<Node>,
+    /// Those to which `pg_tblspc` has links.
     spaces: Vec<Node>,
 }
 
@@ -41,9 +43,15 @@ impl Folder {
 }
 
 impl Trees {
-    /// An empty one. `spaces` are the trees of tablespaces, which came before.
-    pub(super) fn new(writer: &Writer, stats: Arc<ArchiveStats>, has_parent: bool, spaces: Vec<Node>) -> Self {
-        Self { writer: writer.clone(), stats, has_parent, open: vec![Folder::new(b"")], kept: Vec::new(), spaces }
+    /// An empty one.
+    pub(super) fn new(writer: &Writer, stats: Arc<ArchiveStats>, has_parent: bool) -> Self {
+        let (kept, inside, spaces) = (Vec::new(), Vec::new(), Vec::new());
+        Self { writer: writer.clone(), stats, has_parent, open: vec![Folder::new(b"")], kept, inside, spaces }
+    }
+
+    /// With tablespaces, whose archives came before: those inside the data directory, and all others.
+    pub(super) fn with_tablespaces(self, inside: Vec<Node>, spaces: Vec<Node>) -> Self {
+        Self { inside, spaces, ..self }
     }
 
     /// A directory.
@@ -98,7 +106,8 @@ impl Trees {
         let name = folder.name.clone();
         let (mut nodes, meta) = self.nodes(folder)?;
         if top && name == TABLESPACES {
-            nodes.append(&mut self.spaces);
+            nodes.extend(self.inside.iter().cloned());
+            nodes.extend(self.spaces.iter().map(|s| entries::tablespace_link(&s.name, &s.meta)));
         }
         let subtree = entries::tree(&self.writer, &mut nodes)?;
         if let Some(above) = self.open.last_mut() {
@@ -148,6 +157,6 @@ impl Trees {
                 nodes.push(entries::directory(&name, meta, entries::tree(&self.writer, &mut inside)?));
             }
         }
-        Ok(Root { nodes, meta, wal })
+        Ok(Root { nodes, meta, wal, spaces: self.spaces, inside: self.inside })
     }
 }

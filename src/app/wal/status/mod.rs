@@ -10,7 +10,7 @@ use crate::app::{Context, blocking};
 use crate::config::settings::WalJob;
 use crate::error::{Error, Result};
 use crate::model::{Lsn, SegmentName, Selector, SystemId, Time, Timeline};
-use crate::wal::{Archive, Folder, Gap, Survey};
+use crate::wal::{Archive, Folder, Gap, SeenSplit, Survey};
 
 pub use live::{ServerStatus, Waiting, waiting};
 pub use windows::Window;
@@ -50,6 +50,8 @@ pub enum State {
     Behind,
     /// WAL is missing between the first and the last segment of the current system.
     Gap,
+    /// Two servers of one origin archived within the last hour, each on a timeline of its own.
+    Split,
     /// Nothing was ever archived.
     Never,
     /// The archive could not be read.
@@ -71,6 +73,8 @@ pub struct SystemStatus {
     pub last: Option<Last>,
     /// In ascending order.
     pub timelines: Vec<TimelineStatus>,
+    /// Timelines that went on after another one that left them was known: two servers wrote.
+    pub splits: Vec<SeenSplit>,
     /// Stretches that are known to be lost.
     pub lost: Vec<Gap>,
     /// To which points it can lead a recovery, one a base backup and way.
@@ -135,6 +139,8 @@ pub struct Lag {
 
 /// Files wait at most this long in a healthy system.
 const PATIENCE_SECS: f64 = 300.0;
+/// A split whose last segment is older is over.
+const SPLIT_SECS: f64 = 3600.0;
 
 /// Looks at the archives that a selector names. What cannot be found out is told, and does not fail the call.
 ///
@@ -244,6 +250,7 @@ async fn system_status(
         stored_bytes: survey.bytes(),
         last,
         timelines: timelines.collect(),
+        splits: survey.splits(&identity),
         lost: identity.gaps.clone(),
         windows: windows::of(&identity, &survey, bases),
     };
@@ -290,9 +297,16 @@ fn judge(status: &mut WalStatus) {
     status.state = match current {
         None => State::Never,
         Some(system) if system.timelines.iter().any(|t| !t.gaps.is_empty()) => State::Gap,
+        Some(system) if system.splits.iter().any(|s| is_recent(system, s)) => State::Split,
         Some(_) if failing || late => State::Behind,
         Some(_) => State::Ok,
     };
+}
+
+/// Whether it goes on, by the newest segment of all.
+fn is_recent(system: &SystemStatus, split: &SeenSplit) -> bool {
+    let age = system.last.as_ref().map(|last| last.age_seconds + last.time.seconds_since(split.last_stored));
+    age.is_some_and(|age| age < SPLIT_SECS)
 }
 
 /// For `--check`: what is wrong, in one sentence.
@@ -304,6 +318,7 @@ pub fn verdict(status: &WalStatus) -> Option<Error> {
         State::Ok => return None,
         State::Behind => "the archive is behind",
         State::Gap => "WAL is missing",
+        State::Split => "two servers of one origin archive, each on a timeline of its own",
         State::Never => "nothing was ever archived",
         State::Unknown => "the archive could not be read",
     };

@@ -8,7 +8,8 @@
 //!
 //! **A time later than the newest commit.** PostgreSQL 13 and later fail if the target is never reached, and on an idle
 //! cluster no commit follows that would show that it was. Where the archive ends without a gap and its newest commit is not
-//! after the target, the plan is to recover everything, with a note.
+//! after the target, the plan is to recover everything, with a note. But not for a time at which the cluster was another system
+//! already: what that one wrote is not in this log.
 
 mod reach;
 #[cfg(test)]
@@ -42,6 +43,8 @@ pub struct Archived {
     pub histories: Vec<TimelineHistory>,
     /// Runs of log without a hole.
     pub stretches: Vec<Stretch>,
+    /// When another system took its place, after an upgrade or a new `initdb`.
+    pub followed: Option<Time>,
 }
 
 /// A run of log without a hole.
@@ -153,7 +156,7 @@ pub fn plan(bases: &[Base], archived: &[Archived], wish: &Wish) -> Result<Plan> 
         if begins_after(base, &wish.target) {
             continue;
         }
-        match end(base, of_system.is_some(), &reach, wish) {
+        match end(base, of_system, &reach, wish) {
             Ok((target, notes)) => return Ok(assemble(base, of_system.is_some(), &history, &reach, target, notes)),
             // Whatever keeps the newest from the target keeps the older ones too, and they are further away.
             Err(why) => {
@@ -228,7 +231,9 @@ fn begins_after(base: &Base, target: &Target) -> bool {
 }
 
 /// What to tell PostgreSQL, or why the target is out of reach.
-fn end(base: &Base, has_archive: bool, reach: &Reach, wish: &Wish) -> Result<(Target, Vec<String>), String> {
+fn end(base: &Base, archived: Option<&Archived>, reach: &Reach, wish: &Wish) -> Result<(Target, Vec<String>), String> {
+    let has_archive = archived.is_some();
+    let followed = archived.and_then(|a| a.followed);
     let gap = reach.gap_until.map(|until| format!("the log from {} to {until} is missing from the archive", reach.to));
     let none = "there is no WAL archive to recover from, so only the end of each base backup can be reached".to_owned();
     let mut notes = Vec::new();
@@ -236,6 +241,11 @@ fn end(base: &Base, has_archive: bool, reach: &Reach, wish: &Wish) -> Result<(Ta
         Target::End => {
             if let Some(gap) = &gap {
                 notes.push(format!("{gap}: recovery ends at {}", reach.to));
+            }
+            if let Some(since) = followed {
+                notes.push(format!(
+                    "this is the cluster as it was before another system took its place in the archive on {since}"
+                ));
             }
             Target::End
         }
@@ -251,6 +261,13 @@ fn end(base: &Base, has_archive: bool, reach: &Reach, wish: &Wish) -> Result<(Ta
         }
         Target::Time(time) => match (reach.newest, gap) {
             (Some(newest), _) if newest > *time => Target::Time(*time),
+            _ if followed.is_some_and(|since| since <= *time) => {
+                let since = followed.unwrap_or_default();
+                return Err(format!(
+                    "another system took the place of {} in the archive on {since}, and no base backup of it was consistent before",
+                    base.facts.system_identifier
+                ));
+            }
             (Some(newest), None) => {
                 notes.push(format!(
                     "the newest commit in the archive is of {newest}, not after {time}: everything is recovered. If the cluster was not idle since, log is missing"

@@ -49,7 +49,7 @@ fn history(timeline: u32, ancestors: &[(u32, u64)]) -> TimelineHistory {
 }
 
 fn archived(histories: &[TimelineHistory], stretches: &[Stretch]) -> Vec<Archived> {
-    vec![Archived { system_identifier: 1, histories: histories.to_vec(), stretches: stretches.to_vec() }]
+    vec![Archived { system_identifier: 1, histories: histories.to_vec(), stretches: stretches.to_vec(), followed: None }]
 }
 
 fn wish(target: Target) -> Wish {
@@ -198,8 +198,14 @@ fn an_upgraded_cluster_is_two_systems() {
     let mut new = base(9, 1, 50, 500);
     new.facts.system_identifier = 2;
     let (mut bases, mut all) = simple();
+    let none = Archived { system_identifier: 2, histories: vec![history(1, &[])], ..Archived::default() };
+    all[0].followed = Some(time(400));
+    // Its last commit is older than both; only one of them is of its own life.
+    assert_eq!(chosen(&bases, &all, &wish(Target::Time(time(350)))).1, Target::End);
+    refused(&bases, &all, &wish(Target::Time(time(450))), &["another system took the place of 1"]);
+    assert!(chosen(&bases, &all, &wish(Target::End)).3[0].contains("before another system took its place"));
     bases.push(new);
-    all.push(Archived { system_identifier: 2, histories: vec![history(1, &[])], stretches: vec![stretch(1, 0, 90, Some(600))] });
+    all.push(Archived { stretches: vec![stretch(1, 0, 90, Some(600))], ..none });
     assert_eq!(chosen(&bases, &all, &wish(Target::End)).0, 9);
     assert_eq!(chosen(&bases, &all, &wish(Target::Time(time(550)))).0, 9);
     assert_eq!(chosen(&bases, &all, &wish(Target::Time(time(250)))).0, 2);
