@@ -147,11 +147,14 @@ async fn the_next_day_adds_changed_chunks_only() {
     let server = Server::create(17, false, &["--data-checksums"], "");
     server.create_database("app");
     server.sql("app", "CREATE TABLE t AS SELECT n, md5(n::text) AS a, repeat(md5((n * 7)::text), 30) AS b FROM generate_series(1, 60000) n; VACUUM FREEZE t; CHECKPOINT");
+    let space = server.folder("space");
+    server.sql("postgres", &format!("CREATE TABLESPACE space LOCATION '{}'", space.to_str().unwrap()));
+    server.sql("app", "CREATE TABLE u TABLESPACE space AS SELECT * FROM t WHERE n <= 6000; VACUUM FREEZE u; CHECKPOINT");
     let store = tempfile::tempdir().unwrap();
     let repo = crate::backup::init(store.path()).await;
     let first = try_back_up(&repo, from_files(&server)).await.unwrap();
     // A few pages next to each other.
-    server.sql("app", "UPDATE t SET a = 'changed' WHERE n BETWEEN 30000 AND 30020; CHECKPOINT");
+    server.sql("app", "UPDATE t SET a = 'changed' WHERE n BETWEEN 30000 AND 30020; UPDATE u SET a = 'changed' WHERE n BETWEEN 3000 AND 3020; CHECKPOINT");
     let second = try_back_up(&repo, from_files(&server)).await.unwrap();
     whole(&second);
     assert!(first.bytes_total > 60 << 20, "{first:?}");
@@ -160,18 +163,24 @@ async fn the_next_day_adds_changed_chunks_only() {
     assert!(second.bytes_added < (32 << 20) + (6 << 20), "{second:?}");
     assert!(second.files_unmodified > second.files_changed, "{second:?}");
 
-    // The table is cut small where it changed, and stays so; in a stream it is cut as it was, too.
-    let path = format!("data/{}", server.sql("app", "SELECT pg_relation_filepath('t')").trim());
-    let before = chunks(&repo, &first, &path).await;
-    let after = chunks(&repo, &second, &path).await;
-    let (rest, whole_ones) = before.split_last().unwrap();
-    // It compresses well.
-    assert!(whole_ones.len() > 50 && *rest <= 512 && whole_ones.iter().all(|k| *k == 512), "{before:?}");
-    let small = after.iter().filter(|k| **k == 64).count();
-    assert!((8..=24).contains(&small), "{after:?}");
+    // A table is cut small where it changed, and stays so; in a stream it is cut as it was, too.
     let stream = try_back_up(&repo, from_stream(&server)).await.unwrap();
     whole(&stream);
-    assert_eq!(chunks(&repo, &stream, &path).await, after);
+    for table in ["t", "u"] {
+        let path = server.sql("app", &format!("SELECT pg_relation_filepath('{table}')"));
+        let path = match path.trim().strip_prefix("pg_tblspc/") {
+            Some(below) => format!("tablespaces/{below}"),
+            None => format!("data/{}", path.trim()),
+        };
+        let before = chunks(&repo, &first, &path).await;
+        let after = chunks(&repo, &second, &path).await;
+        let (rest, whole_ones) = before.split_last().unwrap();
+        // It compresses well.
+        assert!(whole_ones.len() > 5 && *rest <= 512 && whole_ones.iter().all(|k| *k == 512), "{before:?}");
+        let small = after.iter().filter(|k| **k == 64).count();
+        assert!((8..=24).contains(&small), "{after:?}");
+        assert_eq!(chunks(&repo, &stream, &path).await, after);
+    }
 }
 
 /// Lengths of a stored file's chunks, in KiB.

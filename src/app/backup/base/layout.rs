@@ -8,13 +8,13 @@
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::super::Run;
 use super::chunks::{Chunks, Last};
 use crate::app::tree_path::{At, resolve};
-use crate::model::{Id, Lsn, NodeKind};
+use crate::model::{Id, Lsn, NodeKind, TABLESPACES};
 use crate::postgres::page;
 use crate::repository::{BlobType, Reader, compressed_len};
 
@@ -55,9 +55,16 @@ impl Former {
     /// The directory with this path in the data directory. Empty where there was none, or it cannot be read.
     pub(super) fn directory(&self, path: &[u8]) -> Directory {
         let Some((reader, data, root)) = &self.last else { return Directory::default() };
-        let path = data.join(OsStr::from_bytes(path));
+        let path = OsStr::from_bytes(path);
+        let mut at = resolve(reader, *root, &data.join(path));
+        // What a tablespace's link leads to lies elsewhere in the snapshot.
+        if !matches!(at, Ok(At::Dir(_)))
+            && let Ok(below) = Path::new(path).strip_prefix("pg_tblspc")
+        {
+            at = resolve(reader, *root, &Path::new(TABLESPACES).join(below));
+        }
         let mut found = Directory::default();
-        let read = resolve(reader, *root, &path).and_then(|at| match at {
+        let read = at.and_then(|at| match at {
             At::Dir(tree) => reader.visit_tree(tree, &mut |node| {
                 if let NodeKind::File { content, .. } = &node.kind
                     && content.len() > 1
@@ -70,7 +77,7 @@ impl Former {
             At::Entry(_) => Ok(()),
         });
         if let Err(e) = read {
-            tracing::debug!("no layout of {} in the last backup: {}", path.display(), e.chain());
+            tracing::debug!("no layout of {} in the last backup: {}", Path::new(path).display(), e.chain());
         }
         found
     }
