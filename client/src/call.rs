@@ -52,12 +52,13 @@ pub fn short(socket: &Path) -> io::Result<(File, std::path::PathBuf)> {
 /// # Errors
 /// No connection, a daemon that hung up or fell silent, an answer that is not understood.
 pub fn once(socket: &Path, request: &Request, files: &[File]) -> io::Result<Reply> {
-    let mut stream = connect(socket)?;
+    let stream = connect(socket)?;
     stream.set_read_timeout(Some(SILENCE))?;
     stream.set_write_timeout(Some(SILENCE))?;
     wire::send(&stream, &request.line(), files)?;
+    let mut answers = io::BufReader::with_capacity(512, &stream);
     loop {
-        let line = wire::receive_line(&mut stream)?;
+        let line = wire::receive_line(&mut answers)?;
         match Reply::parse(&line) {
             Some(Reply::Wait) => {}
             Some(reply) => return Ok(reply),

@@ -5,7 +5,8 @@
 //!   Values are written with `%` escapes; keys that the other side does not know are ignored, unknown verbs and versions
 //!   are answered with an error that says so.
 //! - Answers: any number of lines `wait` (at least one every [`WAIT_EVERY`], so that a dead daemon is told from a busy
-//!   one), then one line that ends the exchange: `stored`, `delivered <bytes>`, `missing <why>`, `error <kind> <text>`.
+//!   one), then one line that ends the exchange: `stored`, `delivered <bytes>`, `ready <bytes> <place>`, `missing <why>`,
+//!   `error <kind> <text>`. `ready` answers a `take` only.
 //!
 //! A name is never a path: the daemon opens nothing that a client names.
 
@@ -44,6 +45,18 @@ pub enum Request {
         /// The server's own identity, where the client could read it.
         server: Option<Server>,
     },
+    /// As a fetch; but if the file lies ready beside the socket, it is not written once more: the answer says where it is, and
+    /// the client takes it from there. For clients that share a directory with whoever answers.
+    Take {
+        /// The job; empty: the only one behind this socket.
+        job: String,
+        /// Which file of the archive.
+        name: String,
+        /// As in a fetch.
+        mode: String,
+        /// The server's own identity, where the client could read it.
+        server: Option<Server>,
+    },
 }
 
 /// Which server: from `global/pg_control` and `PG_VERSION`.
@@ -64,6 +77,13 @@ pub enum Reply {
     Stored,
     /// The file was written: this many bytes from its beginning.
     Delivered(u64),
+    /// The file lies beside the socket, and nobody else will use it.
+    Ready {
+        /// Its length.
+        bytes: u64,
+        /// Where, from the socket's directory on.
+        place: String,
+    },
     /// Proven not to be in the archive.
     Missing(String),
     /// It failed: a word for the kind of failure, and one or two lines for people.
@@ -82,6 +102,7 @@ impl Request {
         let (verb, job, server) = match self {
             Request::Push { job, server, .. } => ("push", job, server),
             Request::Fetch { job, server, .. } => ("fetch", job, server),
+            Request::Take { job, server, .. } => ("take", job, server),
         };
         let mut out = format!("STRONGROOM/{VERSION} {verb} job={}", escape(job));
         if let Some(s) = server {
@@ -92,7 +113,9 @@ impl Request {
                 let names: Vec<String> = names.iter().map(|n| escape(n)).collect();
                 out.push_str(&format!(" names={}", names.join(",")));
             }
-            Request::Fetch { name, mode, .. } => out.push_str(&format!(" name={} mode={}", escape(name), escape(mode))),
+            Request::Fetch { name, mode, .. } | Request::Take { name, mode, .. } => {
+                out.push_str(&format!(" name={} mode={}", escape(name), escape(mode)))
+            }
         }
         out.push('\n');
         out
@@ -125,6 +148,7 @@ impl Request {
                 Ok(Request::Push { job: field("job"), names, server })
             }
             "fetch" => Ok(Request::Fetch { job: field("job"), name: field("name"), mode: field("mode"), server }),
+            "take" => Ok(Request::Take { job: field("job"), name: field("name"), mode: field("mode"), server }),
             other => Err(format!("this daemon does not know the request `{}`", other.escape_debug())),
         }
     }
@@ -138,6 +162,7 @@ impl Reply {
             Reply::Wait => "wait".to_owned(),
             Reply::Stored => "stored".to_owned(),
             Reply::Delivered(bytes) => format!("delivered {bytes}"),
+            Reply::Ready { bytes, place } => format!("ready {bytes} {}", escape(place)),
             Reply::Missing(why) => format!("missing {}", escape(why)),
             Reply::Error { kind, text } => format!("error {} {}", escape(kind), escape(text)),
         };
@@ -155,6 +180,10 @@ impl Reply {
             "wait" => Reply::Wait,
             "stored" => Reply::Stored,
             "delivered" => Reply::Delivered(rest.parse().ok()?),
+            "ready" => {
+                let (bytes, place) = rest.split_once(' ')?;
+                Reply::Ready { bytes: bytes.parse().ok()?, place: unescape(place) }
+            }
             "missing" => Reply::Missing(unescape(rest)),
             "error" => {
                 let (kind, text) = rest.split_once(' ').unwrap_or((rest, ""));
@@ -206,11 +235,13 @@ mod tests {
         let server = Some(Server { identifier: u64::MAX, major: 18 });
         let push = Request::Push { job: "wal".into(), names: vec!["00000002.history".into(), "a b,c".replace(',', "_")], server };
         let fetch = Request::Fetch { job: String::new(), name: "x%y\n".into(), mode: "recovery".into(), server: None };
-        for request in [push, fetch] {
+        let take = Request::Take { job: "wal".into(), name: "x".into(), mode: "recovery".into(), server };
+        for request in [push, fetch, take] {
             assert_eq!(Request::parse(request.line().trim_end_matches('\n')), Ok(request));
         }
         let error = Reply::Error { kind: "denied".into(), text: "no: ü\nhint: %41 x".into() };
-        for reply in [Reply::Wait, Reply::Stored, Reply::Delivered(7), Reply::Missing("proven".into()), error] {
+        let ready = Reply::Ready { bytes: 7, place: "a b/c".into() };
+        for reply in [Reply::Wait, Reply::Stored, Reply::Delivered(7), ready, Reply::Missing("proven".into()), error] {
             assert_eq!(Reply::parse(reply.line().trim_end_matches('\n')), Some(reply));
         }
     }

@@ -1,7 +1,7 @@
 //! Lines and open files over a Unix socket.
 
 use std::fs::File;
-use std::io::{self, IoSlice, IoSliceMut, Read, Write};
+use std::io::{self, BufRead, IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -76,17 +76,13 @@ pub fn receive(socket: &UnixStream) -> io::Result<(String, Vec<OwnedFd>)> {
 ///
 /// # Errors
 /// As [`receive`].
-pub fn receive_line(reader: &mut impl Read) -> io::Result<String> {
+pub fn receive_line(reader: &mut impl BufRead) -> io::Result<String> {
     let mut line = Vec::new();
-    let mut byte = [0];
-    while line.len() <= MAX_LINE {
-        if reader.read(&mut byte)? == 0 {
-            return Err(io::Error::from(io::ErrorKind::UnexpectedEof));
-        }
-        if byte == [b'\n'] {
-            return String::from_utf8(line).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "not text"));
-        }
-        line.extend_from_slice(&byte);
+    let most = MAX_LINE as u64 + 1;
+    reader.take(most).read_until(b'\n', &mut line)?;
+    match line.pop() {
+        Some(b'\n') => String::from_utf8(line).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "not text")),
+        Some(_) if line.len() as u64 + 1 == most => Err(io::Error::new(io::ErrorKind::InvalidData, "the message is too long")),
+        _ => Err(io::Error::from(io::ErrorKind::UnexpectedEof)),
     }
-    Err(io::Error::new(io::ErrorKind::InvalidData, "the message is too long"))
 }

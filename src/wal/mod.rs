@@ -38,6 +38,7 @@ mod prefetch;
 mod push;
 mod ready;
 mod receive;
+mod room;
 mod split;
 mod tip;
 

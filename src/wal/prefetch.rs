@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -77,27 +78,32 @@ impl Prefetcher {
     /// # Errors
     /// As [`Folder::fetch`].
     pub async fn fetch(&self, file: &WalFile, out: File, mode: Mode) -> Result<Fetched> {
-        let WalFile::Segment(name) = file else { return self.folder.fetch(file, out, mode).await };
-        if mode == Mode::Rewind {
-            return self.folder.fetch(file, out, mode).await;
-        }
-        // Without an identity object the fetch itself says what is wrong.
-        let Ok(identity) = self.folder.known_identity().await else { return self.folder.fetch(file, out, mode).await };
-        let size = identity.segment_size;
-        self.go_ahead(*name, size);
-        if let Some(path) = self.waited_for(*name).await {
-            match self.copy(&path, &out, size).await {
+        if let Some((path, bytes)) = self.take(file, mode).await {
+            match self.copy(&path, &out, bytes).await {
                 Ok(fetched) => return Ok(fetched),
                 // Somebody tidied up, or the disk is bad. The store has it.
-                Err(e) => tracing::warn!("{name} was fetched ahead in vain: {}", e.chain()),
+                Err(e) => tracing::warn!("{file} was fetched ahead in vain: {}", e.chain()),
             }
         }
         let fetched = self.folder.fetch(file, out, mode).await?;
-        if matches!(fetched, Fetched::Delivered { .. }) {
+        if let (WalFile::Segment(name), Fetched::Delivered { .. }) = (file, &fetched) {
             let missing = self.state.lock().missing.clone();
             missing.lock().retain(|m| m != name);
         }
         Ok(fetched)
+    }
+
+    /// A file that was fetched ahead, or is on the way: where it lies, whole, and its length. It is the caller's, who moves it away or
+    /// removes it. Then, and meanwhile, fetches the segments after it. `None`: it is to be fetched.
+    pub async fn take(&self, file: &WalFile, mode: Mode) -> Option<(PathBuf, u64)> {
+        let WalFile::Segment(name) = file else { return None };
+        if mode == Mode::Rewind {
+            return None;
+        }
+        // Without an identity object the fetch itself says what is wrong.
+        let size = self.folder.known_identity().await.ok()?.segment_size;
+        self.go_ahead(*name, size);
+        Some((self.waited_for(*name).await?, size.bytes()))
     }
 
     /// Waits for a segment that is on the way. `None`: it is not, or it failed. It is no longer kept for anybody else.
@@ -107,7 +113,7 @@ impl Prefetcher {
         Some(path(&self.options.dir, name))
     }
 
-    async fn copy(&self, path: &Path, out: &File, size: SegmentSize) -> Result<Fetched> {
+    async fn copy(&self, path: &Path, out: &File, expected: u64) -> Result<Fetched> {
         let (path, mut out) = (path.to_path_buf(), out.try_clone().context(|| "open the file once more")?);
         blocking(move || {
             use std::io::{Seek, SeekFrom};
@@ -115,7 +121,7 @@ impl Prefetcher {
             let mut from = File::open(&path).context(doing)?;
             let bytes = std::io::copy(&mut from, &mut out).context(doing)?;
             remove(&path);
-            if bytes == size.bytes() {
+            if bytes == expected {
                 return Ok(Fetched::Delivered { bytes });
             }
             out.seek(SeekFrom::Start(0)).context(doing)?;
@@ -178,7 +184,11 @@ impl Prefetcher {
 async fn download(folder: &Folder, dir: &Path, name: SegmentName) -> Result<bool> {
     let scratch = dir.join(format!("{PREFIX}{name}.{:016x}", rand::random::<u64>()));
     let to = scratch.clone();
-    let file = blocking(move || File::create_new(&to).context(|| format!("create {}", to.display()))).await?;
+    let file = blocking(move || {
+        let create = File::options().write(true).create_new(true).mode(0o600).open(&to);
+        create.context(|| format!("create {}", to.display()))
+    });
+    let file = file.await?;
     let fetched = folder.fetch(&WalFile::Segment(name), file, Mode::Standby).await;
     let (from, to) = (scratch, path(dir, name));
     blocking(move || {

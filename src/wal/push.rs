@@ -2,6 +2,7 @@
 
 use super::folder::Folder;
 use super::object::{Created, Source, blocking};
+use super::room::Share;
 use crate::crypto::Content;
 use crate::error::{Context, Error, Kind, Result};
 use crate::model::{SegmentName, Timeline, TimelineHistory, WalFile};
@@ -33,22 +34,26 @@ impl Folder {
     /// [`Kind::Failed`] if the file is not what its name says, belongs to another cluster, or another content is stored under
     /// its name (nothing is overwritten): a person has to look. The store's failures: try again.
     pub async fn push(&self, file: &WalFile, source: impl Into<Source>) -> Result<Pushed> {
-        let source = source.into();
+        self.push_within(file, source.into(), &mut None).await
+    }
+
+    /// The same. `held` is the room that there is for it, which is given back bit by bit.
+    pub(super) async fn push_within(&self, file: &WalFile, source: Source, held: &mut Option<Share>) -> Result<Pushed> {
         let done = match file {
-            WalFile::Segment(name) => self.push_segment(*name, file, source).await,
-            WalFile::Partial(name) => self.push_checked(*name, file, source).await,
+            WalFile::Segment(name) => self.push_segment(*name, file, source, held).await,
+            WalFile::Partial(name) => self.push_checked(*name, file, source, held).await,
             WalFile::History(timeline) => self.push_history(*timeline, file, source).await,
             WalFile::BackupHistory(..) => {
                 self.archive().admit(self.system()).await?;
                 let (source, _) = small(source).await?;
-                self.store(file, source).await
+                self.store(file, source, held).await
             }
         };
         done.context(|| format!("archive {file} of system {}", self.system()))
     }
 
-    async fn push_segment(&self, name: SegmentName, file: &WalFile, source: Source) -> Result<Pushed> {
-        let pushed = self.push_checked(name, file, source).await?;
+    async fn push_segment(&self, name: SegmentName, file: &WalFile, source: Source, held: &mut Option<Share>) -> Result<Pushed> {
+        let pushed = self.push_checked(name, file, source, held).await?;
         self.drop_tips(name).await;
         self.note(name).await;
         if pushed == Pushed::Stored {
@@ -58,7 +63,7 @@ impl Folder {
         Ok(pushed)
     }
 
-    async fn push_checked(&self, name: SegmentName, file: &WalFile, source: Source) -> Result<Pushed> {
+    async fn push_checked(&self, name: SegmentName, file: &WalFile, source: Source, held: &mut Option<Share>) -> Result<Pushed> {
         let (source, header) = blocking(move || {
             let length = source.length()?;
             let mut page = [0; wal_header::SIZE];
@@ -69,7 +74,7 @@ impl Folder {
         })
         .await?;
         self.check_header(name, &header).await?;
-        self.store(file, source).await
+        self.store(file, source, held).await
     }
 
     /// That a segment belongs here; lists its timeline if it is new.
@@ -121,7 +126,7 @@ impl Folder {
             Some(identity) => drop(self.register(timeline, Some(&history), identity.segment_size).await?),
             None => self.archive().admit(self.system()).await?,
         }
-        self.store(file, source).await
+        self.store(file, source, &mut None).await
     }
 
     /// What the history file in the archive says.
@@ -133,12 +138,12 @@ impl Folder {
         }
     }
 
-    async fn store(&self, file: &WalFile, source: Source) -> Result<Pushed> {
+    async fn store(&self, file: &WalFile, source: Source, held: &mut Option<Share>) -> Result<Pushed> {
         let key = self.names().file(file)?;
         // Twice, because what stands in the way may be expired between the look at it and the next try.
         for _ in 0..2 {
             let source = source.try_clone()?;
-            let ours = match self.objects().create(&key, source, self.archive().codec()).await? {
+            let ours = match self.objects().create(&key, source, self.archive().codec(), held).await? {
                 Created::New(_) => return Ok(Pushed::Stored),
                 Created::Exists(content) => content,
             };

@@ -12,20 +12,24 @@ use std::sync::Arc;
 
 use futures::{StreamExt, stream};
 use parking_lot::Mutex;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
 use super::folder::Folder;
 use super::object::{PART, blocking};
 use super::push::Pushed;
+use super::room::{Room, Share};
 use crate::error::{Context, Result};
 use crate::model::{SegmentName, SegmentSize, TimelineHistory, WalFile};
 
 /// How much goes up at once.
 #[derive(Debug, Clone, Copy)]
 pub struct PushOptions {
-    /// Files at once. Memory: this many times the smaller of the segment size and 32 MiB, and 3 MiB each.
+    /// Files at once, at least 1.
     pub parallel: usize,
+    /// Bytes of memory that they may take together, at least what one takes: the smaller of its size and 32 MiB, and 3 MiB. One that
+    /// is compressed takes what it was compressed to.
+    pub memory: u64,
     /// Files that are sent, or whose answers are kept, before the server asks for them. 0: none.
     pub ahead: usize,
 }
@@ -39,7 +43,7 @@ impl PushOptions {
         let fit = usize::try_from(memory / each).unwrap_or(usize::MAX);
         // Requests wait for the network while others compress.
         let parallel = fit.clamp(1, 2 * cores + 2);
-        Self { parallel, ahead: 8 * parallel }
+        Self { parallel, memory, ahead: 8 * parallel }
     }
 }
 
@@ -91,7 +95,7 @@ impl Folder {
         let files = blocking(move || ready_files(&dir)).await?;
         let mut pushes = stream::iter(files)
             .map(|file| async {
-                let result = self.push_path(&file, &pg_wal.join(file.to_string())).await;
+                let result = self.push_path(&file, &pg_wal.join(file.to_string()), &mut None).await;
                 PushedFile { file, result }
             })
             .buffered(parallel.max(1));
@@ -129,7 +133,7 @@ impl Folder {
                 continue;
             }
             let file = WalFile::Segment(name);
-            let result = self.push_path(&file, &pg_wal.join(name.to_string())).await;
+            let result = self.push_path(&file, &pg_wal.join(name.to_string()), &mut None).await;
             let failed = result.is_err();
             done.push(PushedFile { file, result });
             if failed {
@@ -139,10 +143,10 @@ impl Folder {
         Ok(done)
     }
 
-    async fn push_path(&self, file: &WalFile, path: &Path) -> Result<Pushed> {
+    async fn push_path(&self, file: &WalFile, path: &Path, held: &mut Option<Share>) -> Result<Pushed> {
         let path = path.to_path_buf();
         let opened = blocking(move || File::open(&path).context(|| format!("open {}", path.display()))).await?;
-        self.push(file, opened).await
+        self.push_within(file, opened.into(), held).await
     }
 }
 
@@ -151,7 +155,7 @@ impl Folder {
 pub struct Pusher {
     folder: Folder,
     options: PushOptions,
-    room: Arc<Semaphore>,
+    room: Arc<Room>,
     ahead: Mutex<Ahead>,
 }
 
@@ -184,7 +188,7 @@ impl Pusher {
     /// Archives into `folder`.
     #[must_use]
     pub fn new(folder: Folder, options: PushOptions) -> Self {
-        let room = Arc::new(Semaphore::new(options.parallel.max(1)));
+        let room = Arc::new(Room::new(options.parallel, options.memory));
         Self { folder, options, room, ahead: Mutex::default() }
     }
 
@@ -208,7 +212,7 @@ impl Pusher {
         };
         let was_ahead = waiting.is_some();
         let source_again = source.try_clone().context(|| "open the file once more")?;
-        let slot = waiting.unwrap_or_else(|| self.start(file.clone(), Origin::Open(source)));
+        let slot = waiting.unwrap_or_else(|| self.start(file.clone(), Origin::Open(source), mark.2));
         if let Some(dir) = pg_wal {
             self.go_ahead(&name, dir).await;
         }
@@ -229,7 +233,7 @@ impl Pusher {
         if ahead.files.len() >= self.options.ahead || ahead.files.contains_key(&name) {
             return;
         }
-        let slot = self.spawn(&mut ahead, file, Origin::Open(source));
+        let slot = self.spawn(&mut ahead, file, Origin::Open(source), mark.2);
         ahead.files.insert(name, (mark, slot));
     }
 
@@ -264,26 +268,27 @@ impl Pusher {
             }
             let path = dir.join(&name);
             let Ok(mark) = std::fs::metadata(&path).map(|m| mark_of(&m)) else { continue };
-            let slot = self.spawn(&mut ahead, file, Origin::Path(path));
+            let slot = self.spawn(&mut ahead, file, Origin::Path(path), mark.2);
             ahead.files.insert(name, (mark, slot));
         }
     }
 
-    fn start(&self, file: WalFile, origin: Origin) -> Arc<Slot> {
-        self.spawn(&mut self.ahead.lock(), file, origin)
+    fn start(&self, file: WalFile, origin: Origin, length: u64) -> Arc<Slot> {
+        self.spawn(&mut self.ahead.lock(), file, origin, length)
     }
 
-    fn spawn(&self, ahead: &mut Ahead, file: WalFile, origin: Origin) -> Arc<Slot> {
+    fn spawn(&self, ahead: &mut Ahead, file: WalFile, origin: Origin, length: u64) -> Arc<Slot> {
         while ahead.tasks.try_join_next().is_some() {}
         let (slot, folder, room) = (Arc::<Slot>::default(), self.folder.clone(), self.room.clone());
         let answer = slot.clone();
         ahead.tasks.spawn(async move {
-            // In the order in which they were started: the semaphore is fair.
-            let _permit = room.acquire_owned().await;
+            // In the order in which they were started.
+            let mut share = room.share(length).await;
             let done = match origin {
-                Origin::Open(source) => folder.push(&file, source).await,
-                Origin::Path(path) => folder.push_path(&file, &path).await,
+                Origin::Open(source) => folder.push_within(&file, source.into(), &mut share).await,
+                Origin::Path(path) => folder.push_path(&file, &path, &mut share).await,
             };
+            drop(share);
             *answer.state.lock() = State::Done(done);
             answer.done.notify_waiters();
         });

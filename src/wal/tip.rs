@@ -53,7 +53,7 @@ impl Folder {
         while offset < end {
             let key = self.names().tip(segment, offset)?;
             self.tips_sent().lock().await.entry(segment).or_default().insert(offset);
-            let created = self.objects().create(&key, Source::Bytes(bytes.clone()), self.archive().codec()).await?;
+            let created = self.objects().create(&key, Source::Bytes(bytes.clone()), self.archive().codec(), &mut None).await?;
             if let Created::New(_) = created {
                 self.watch_split(segment.timeline, Lsn(segment.start(size).0.saturating_add(offset))).await;
                 return Ok(Pushed::Stored);

@@ -1,14 +1,12 @@
 //! `strongroom wal fetch`: one file of the archive, whole and in its place, or the proof that there is none.
 //!
-//! The first call of a recovery opens the archive itself and starts a [`helper`]; the next ones ask the helper, which has it open
-//! and reads ahead while the server replays.
+//! The first call of a recovery starts a [`helper`], which has the archive open and reads ahead while the server replays; the next ones
+//! find it there. What it has ready is moved into its place. Without one, the archive is opened here.
 
 use std::fs::{self, File, OpenOptions};
-use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use strongroom_client::call;
 use strongroom_client::message::{Reply, Request as Message, Server};
 
 use super::Delivery;
@@ -55,7 +53,7 @@ pub async fn run(ctx: &Context, job: &WalJob, request: &Request) -> Result<Deliv
     let delivery = deliver(ctx, job, request, &file, out, system).await;
     let (to, placed) = (request.to.clone(), delivery);
     blocking(move || match placed {
-        Ok((Delivery::Delivered { bytes, until }, out)) => {
+        Ok((Delivery::Delivered { bytes, until }, Written::Here(out))) => {
             place(&out, bytes, &scratch, &to)?;
             Ok(Delivery::Delivered { bytes, until })
         }
@@ -75,52 +73,57 @@ async fn deliver(
     file: &WalFile,
     out: File,
     system: Option<SystemId>,
-) -> Result<(Delivery, File)> {
-    let dir = helper::directory(&request.to).filter(|_| request.mode != Mode::Rewind);
-    if let Some(dir) = &dir
-        && let Some(delivery) = ask(dir, job, request, &out, system).await?
-    {
-        return Ok((delivery, out));
-    }
-    // Only segments are many, and a helper that is there would have answered.
-    let helper = request.helper.as_ref().filter(|_| matches!(file, WalFile::Segment(_)) && job.settings.prefetch > 0);
-    if let (Some(program), Some(dir)) = (helper, &dir)
-        && let Err(e) = program.start(dir)
-    {
-        tracing::debug!("nothing is read ahead: {}", e.chain());
+) -> Result<(Delivery, Written)> {
+    let dir = helper::directory(&request.to, helper::PREFETCH).filter(|_| request.mode != Mode::Rewind);
+    if let (Some(dir), Some(program)) = (dir, &request.helper) {
+        let message = Message::Take {
+            job: program.key.clone(),
+            name: request.name.clone(),
+            mode: mode_name(request.mode).to_owned(),
+            server: system.map(|s| Server { identifier: s.identifier, major: s.major }),
+        };
+        // Only segments are many.
+        let many = matches!(file, WalFile::Segment(_)) && job.settings.prefetch > 0;
+        let reply = match helper::ask(&dir, &message, &out).await? {
+            None if many => helper::ask_new(program, &dir, &message, &out).await?,
+            reply => reply,
+        };
+        match reply {
+            Some(Reply::Delivered(bytes)) => return Ok((Delivery::Delivered { bytes, until: None }, Written::Here(out))),
+            Some(Reply::Ready { bytes, place }) => {
+                let to = request.to.clone();
+                match blocking(move || place_ready(&dir, &place, bytes, &to)).await {
+                    Ok(()) => return Ok((Delivery::Delivered { bytes, until: None }, Written::InPlace)),
+                    // The helper ended just now, and tidied up.
+                    Err(e) => tracing::warn!("{} was fetched ahead in vain: {}", request.name, e.chain()),
+                }
+            }
+            Some(Reply::Missing(why)) => return Ok((Delivery::Missing(why), Written::Here(out))),
+            _ => {}
+        }
     }
     let shipper = Shipper::new(ctx.clone(), job.clone(), None, None);
     let given = out.try_clone().context(|| "open the file once more")?;
     let delivery = shipper.fetch(&request.name, given, request.mode, system).await?;
-    Ok((delivery, out))
+    Ok((delivery, Written::Here(out)))
 }
 
-/// Asks the helper; `None` if there is none.
-async fn ask(dir: &Path, job: &WalJob, request: &Request, out: &File, system: Option<SystemId>) -> Result<Option<Delivery>> {
-    let message = Message::Fetch {
-        job: job.name.to_string(),
-        name: request.name.clone(),
-        mode: mode_name(request.mode).to_owned(),
-        server: system.map(|s| Server { identifier: s.identifier, major: s.major }),
-    };
-    let out = out.try_clone().context(|| "open the file once more")?;
-    let socket = helper::socket(dir);
-    let reply = match blocking(move || Ok(call::once(&socket, &message, &[out]))).await? {
-        Ok(reply) => reply,
-        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => return Ok(None),
-        Err(e) => {
-            tracing::warn!("whoever reads WAL ahead does not answer: {e}");
-            return Ok(None);
-        }
-    };
-    match reply {
-        Reply::Delivered(bytes) => Ok(Some(Delivery::Delivered { bytes, until: None })),
-        Reply::Missing(why) => Ok(Some(Delivery::Missing(why))),
-        // It ends because nobody had asked for a while.
-        Reply::Error { kind, .. } if kind == Kind::Cancelled.as_str() => Ok(None),
-        Reply::Error { text, .. } => Err(Error::new(Kind::Failed, text)),
-        Reply::Wait | Reply::Stored => Ok(None),
+/// Where what was delivered, if it was, is.
+enum Written {
+    /// In the file that was given.
+    Here(File),
+    /// Where it is to be.
+    InPlace,
+}
+
+/// Moves what a helper has ready in its directory to where it is to be. Blocks.
+pub(super) fn place_ready(dir: &Path, ready: &str, bytes: u64, to: &Path) -> Result<()> {
+    if !Path::new(ready).components().all(|c| matches!(c, std::path::Component::Normal(_))) {
+        return Err(Error::new(Kind::Bug, format!("{} leads elsewhere", ready.escape_debug())));
     }
+    let from = dir.join(ready);
+    let written = File::open(&from).context(|| format!("open {}", from.display()))?;
+    place(&written, bytes, &from, to)
 }
 
 fn mode_name(mode: Mode) -> &'static str {
@@ -132,7 +135,7 @@ fn mode_name(mode: Mode) -> &'static str {
 }
 
 /// A file beside `to`, under a name that PostgreSQL takes no notice of.
-fn beside(to: &Path) -> Result<(PathBuf, File)> {
+pub(super) fn beside(to: &Path) -> Result<(PathBuf, File)> {
     let mut scratch = to.as_os_str().to_owned();
     scratch.push(".strongroom");
     let scratch = PathBuf::from(scratch);
@@ -143,7 +146,7 @@ fn beside(to: &Path) -> Result<(PathBuf, File)> {
 
 /// All of it is written before it has its name. It is not synced: the server syncs what it keeps when it renames the file
 /// (`durable_rename` in `xlogarchive.c`), and after a crash of the machine it asks for the file again.
-fn place(out: &File, bytes: u64, scratch: &Path, to: &Path) -> Result<()> {
+pub(super) fn place(out: &File, bytes: u64, scratch: &Path, to: &Path) -> Result<()> {
     let doing = || format!("write {}", to.display());
     let there = out.metadata().context(doing)?.len();
     if there != bytes {

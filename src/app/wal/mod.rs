@@ -1,9 +1,10 @@
 //! The WAL archive in use: what `archive_command` and `restore_command` call, the daemon's socket, status, adoption.
 //!
-//! - [`push`] and [`fetch`] are the one-shot commands. Each archives or reads ahead, so that a backlog is not one process, one
+//! - [`push`] and [`fetch`] are the one-shot commands, and [`quick`] is the shortest way through them. Each archives or reads ahead, so that a backlog is not one process, one
 //!   password and one connection a segment.
 //! - [`shipper`] is what a process that lives longer keeps: the open archive, answers that are ready, segments read ahead. The daemon
-//!   serves it on the `socket`; `wal fetch` starts a [`helper`] that serves it for as long as a recovery asks.
+//!   serves it on the `socket`; `wal fetch`, and `wal push` with a backlog, start a [`helper`] that serves it for as long as somebody
+//!   asks.
 //! - [`receive`] streams WAL from the server; the daemon does it for every job with `mode: receive`.
 //! - **A restored server archives nothing** while the marker of the restore lies in its data directory: [`adopt`] removes it.
 
@@ -15,6 +16,7 @@ pub mod fetch;
 pub mod helper;
 mod lately;
 pub mod push;
+pub mod quick;
 pub mod rebase;
 pub mod receive;
 mod server;

@@ -1,7 +1,9 @@
 //! `strongroom wal push`: one file, and in the same breath those that the server will ask for next.
 //!
-//! The answer is about the asked file alone: success means that the store has it. What is sent in advance is remembered for a while
-//! ([`super::lately`]), so that the calls about it end at once; what failed in advance is simply asked for again.
+//! The answer is about the asked file alone: success means that the store has it. The first call that finds a backlog starts a
+//! [`helper`], which stores what waits while the server asks for one file after the other. Without one, a call stores in advance what
+//! waits, and remembers it for a while ([`super::lately`]), so that the calls about it end at once. What failed in advance is simply
+//! asked for again.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -9,8 +11,11 @@ use std::time::Duration;
 
 use futures::{StreamExt, stream};
 use serde::Serialize;
+use strongroom_client::cluster;
+use strongroom_client::message::{Reply, Request as Message, Server};
 use tokio::time::Instant;
 
+use super::helper;
 use super::lately::Lately;
 use super::server::{Local, only_system};
 use super::shipper::system_of;
@@ -27,6 +32,8 @@ const AHEAD: usize = 256;
 const AHEAD_TIME: Duration = Duration::from_secs(20);
 /// With so many stored, the archive is told how far it is.
 const WORTH_A_NOTE: usize = 8;
+/// So many that wait are a backlog.
+const BACKLOG: usize = 3;
 
 /// What is asked for.
 #[derive(Debug, Clone)]
@@ -35,6 +42,8 @@ pub struct Request {
     pub path: PathBuf,
     /// The server's data directory, where the path does not tell.
     pub data_directory: Option<PathBuf>,
+    /// The program that helps later calls, started with these arguments and the directory to serve in; `None`: none is started.
+    pub helper: Option<helper::Program>,
 }
 
 /// What was done.
@@ -91,6 +100,9 @@ async fn one(ctx: &Context, job: &WalJob, request: &Request, name: &str, file: &
     if known {
         return Ok(report("known", 0));
     }
+    if stored_by_helper(request, name, &source, &local).await? {
+        return Ok(report("stored", 0));
+    }
     let (system, source) = system_of(source, local.system, file).await?;
     let archive = open(ctx, job).await?;
     let system = match system {
@@ -114,6 +126,28 @@ async fn one(ctx: &Context, job: &WalJob, request: &Request, name: &str, file: &
         folder.flush().await;
     }
     Ok(report(word(pushed), ahead))
+}
+
+/// Whether a helper has stored it: one that is there, or a new one for a backlog.
+async fn stored_by_helper(request: &Request, name: &str, source: &File, local: &Local) -> Result<bool> {
+    // It looks for what waits where the file lies.
+    let Some(pg_wal) = cluster::data_directory(&request.path).map(|data| data.join("pg_wal")) else { return Ok(false) };
+    let Some(program) = &request.helper else { return Ok(false) };
+    let dir = pg_wal.join(helper::PUSH);
+    let server = local.system.map(|s| Server { identifier: s.identifier, major: s.major });
+    let message = Message::Push { job: program.key.clone(), names: vec![name.to_owned()], server };
+    if let Some(reply) = helper::ask(&dir, &message, source).await? {
+        return Ok(reply == Reply::Stored);
+    }
+    let behind = {
+        let name = name.to_owned();
+        blocking(move || Ok(cluster::waiting(&pg_wal, &name, BACKLOG).len())).await?
+    };
+    if behind < BACKLOG {
+        return Ok(false);
+    }
+    let reply = helper::ask_new(program, &dir, &message, source).await?;
+    Ok(reply == Some(Reply::Stored))
 }
 
 /// What is ready behind the asked file, and was not stored yet.

@@ -141,6 +141,14 @@ impl Shipper {
         done.unwrap_or_else(late).context(|| format!("job {}", self.job.selector()))
     }
 
+    /// A file that was read ahead: where it lies and its length. It is the caller's from then on. `None`: fetch it.
+    pub(super) async fn take(&self, name: &str, mode: Mode, server: Option<SystemId>) -> Option<(PathBuf, u64)> {
+        let file: WalFile = name.parse().ok()?;
+        let prefetcher = self.system(server?, None).await.ok()?.prefetcher?;
+        let taken = tokio::time::timeout(self.job.settings.fetch_timeout, prefetcher.take(&file, mode)).await;
+        taken.ok().flatten()
+    }
+
     async fn fetch_patiently(&self, file: &WalFile, out: &File, mode: Mode, server: Option<SystemId>) -> Result<Delivery> {
         let mut pause = PAUSE.0;
         loop {
@@ -209,7 +217,9 @@ impl Shipper {
         };
         let parallel = super::parallel(&self.ctx, &self.job, segment);
         let prefetcher = self.prefetcher(folder.clone(), id, parallel).await;
-        let pusher = Arc::new(Pusher::new(folder, PushOptions { parallel, ahead: AHEAD * parallel }));
+        let at_once = self.job.settings.parallel;
+        let memory = crate::app::memory_share(self.ctx.settings(), 2);
+        let pusher = Arc::new(Pusher::new(folder, PushOptions { parallel: at_once, memory, ahead: AHEAD * at_once }));
         let mut systems = self.systems.lock();
         // Another call may have been faster; its answers are the ones that are kept.
         Ok(systems.entry(id).or_insert(System { pusher, prefetcher }).clone())

@@ -1,6 +1,5 @@
 //! `strongroom wal fetch`
 
-use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::ValueEnum;
@@ -8,9 +7,9 @@ use serde_json::json;
 
 use super::super::Done;
 use super::super::session::Session;
+use crate::app::wal::Delivery;
 use crate::app::wal::Mode;
 use crate::app::wal::fetch::{self, Request};
-use crate::app::wal::{Delivery, helper};
 use crate::error::{Error, Kind, Result};
 use crate::model::Selector;
 
@@ -59,7 +58,7 @@ pub(super) async fn run(s: &Session, a: Args) -> Result<Done> {
         Asking::Standby => Mode::Standby,
         Asking::Rewind => Mode::Rewind,
     };
-    let helper = (!a.no_prefetch).then(|| program(s, &job.selector())).transpose()?;
+    let helper = (!a.no_prefetch).then(|| super::program(s, &job.selector())).transpose()?;
     let request = Request { name: a.name, to: a.to, mode, data_directory: a.data_directory, helper };
     let delivery = tokio::select! {
         delivery = fetch::run(&ctx, &job, &request) => delivery?,
@@ -80,21 +79,4 @@ pub(super) async fn run(s: &Session, a: Args) -> Result<Done> {
             Ok(Done::Missing)
         }
     }
-}
-
-/// This program once more, with the same configuration.
-fn program(s: &Session, job: &Selector) -> Result<helper::Program> {
-    let path = std::env::current_exe().map_err(|e| Error::new(Kind::Failed, "find this program").because(e))?;
-    let mut arguments: Vec<OsString> = Vec::new();
-    if let Some(config) = &s.global.config {
-        arguments.extend(["--config".into(), config.clone().into_os_string()]);
-    }
-    if s.global.allow_commands {
-        arguments.push("--allow-commands".into());
-    }
-    for endpoint in &s.global.trust_endpoint {
-        arguments.extend(["--trust-endpoint".into(), endpoint.into()]);
-    }
-    arguments.extend(["wal".into(), "prefetch".into(), "--job".into(), job.to_string().into()]);
-    Ok(helper::Program { path, arguments })
 }

@@ -3,10 +3,13 @@
 mod adopt;
 mod exit;
 mod fetch;
-mod prefetch;
+mod helper_process;
 mod push;
+mod quick;
 mod receive;
 mod status;
+
+use std::ffi::OsString;
 
 use clap::Subcommand;
 
@@ -14,9 +17,12 @@ use super::Done;
 use super::args::Place;
 use super::session::Session;
 use crate::app::Context;
-use crate::error::Result;
+use crate::app::wal::helper;
+use crate::error::{Error, Kind, Result};
+use crate::model::Selector;
 
 pub(super) use exit::{Codes, MISSING};
+pub(super) use quick::answered;
 
 /// Archive PostgreSQL's write-ahead log, and give it back
 #[derive(Debug, clap::Args)]
@@ -33,7 +39,7 @@ enum Command {
     Status(status::Args),
     Adopt(adopt::Args),
     #[command(hide = true)]
-    Prefetch(prefetch::Args),
+    Helper(helper_process::Args),
 }
 
 impl Args {
@@ -50,11 +56,40 @@ pub(super) async fn run(s: &Session, a: Args) -> Result<Done> {
         Command::Receive(a) => receive::run(s, a).await,
         Command::Status(a) => status::run(s, a).await,
         Command::Adopt(a) => adopt::run(s, a).await,
-        Command::Prefetch(a) => prefetch::run(s, a).await,
+        Command::Helper(a) => helper_process::run(s, a).await,
     }
 }
 
 /// The configuration: a `pg_wal` job has more settings than fit on a command line.
 fn context(s: &Session) -> Result<Context> {
     s.context(&Place::default(), None)
+}
+
+/// Which helper answers calls like this one.
+fn key(s: &Session, job: &str) -> Option<String> {
+    let more = if s.global.allow_commands || !s.global.trust_endpoint.is_empty() {
+        format!("{} {}", s.global.allow_commands, s.global.trust_endpoint.join(" "))
+    } else {
+        String::new()
+    };
+    crate::app::wal::quick::key(&s.config_path().ok()?, job, &more)
+}
+
+/// This program once more, with the same configuration.
+fn program(s: &Session, job: &Selector) -> Result<helper::Program> {
+    let path = std::env::current_exe().map_err(|e| Error::new(Kind::Failed, "find this program").because(e))?;
+    let mut arguments: Vec<OsString> = Vec::new();
+    if let Some(config) = &s.global.config {
+        arguments.extend(["--config".into(), config.clone().into_os_string()]);
+    }
+    if s.global.allow_commands {
+        arguments.push("--allow-commands".into());
+    }
+    for endpoint in &s.global.trust_endpoint {
+        arguments.extend(["--trust-endpoint".into(), endpoint.into()]);
+    }
+    arguments.extend(["wal".into(), "helper".into(), "--job".into(), job.to_string().into()]);
+    let key = key(s, &job.to_string()).ok_or_else(|| Error::new(Kind::Failed, "look at the configuration"))?;
+    arguments.extend(["--key".into(), key.clone().into()]);
+    Ok(helper::Program { path, arguments, key })
 }

@@ -22,6 +22,9 @@ pub(super) struct Args {
     /// The server's data directory, where PATH does not lie in its pg_wal
     #[arg(long, value_name = "DIR")]
     data_directory: Option<PathBuf>,
+    /// Leave no process behind that stores what waits behind it
+    #[arg(long)]
+    no_helper: bool,
 }
 
 pub(super) async fn run(s: &Session, a: Args) -> Result<Done> {
@@ -29,7 +32,8 @@ pub(super) async fn run(s: &Session, a: Args) -> Result<Done> {
     push::check_name(&a.path)?;
     let ctx = super::context(s)?;
     let job = ctx.wal_job(a.job.as_ref())?.clone();
-    let request = Request { path: a.path, data_directory: a.data_directory };
+    let helper = (!a.no_helper).then(|| super::program(s, &job.selector())).transpose()?;
+    let request = Request { path: a.path, data_directory: a.data_directory, helper };
     let report = tokio::select! {
         report = push::run(&ctx, &job, &request) => report?,
         // A store that does not answer must not keep a server from shutting down.

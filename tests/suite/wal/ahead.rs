@@ -87,7 +87,7 @@ async fn files_are_sent_ahead_and_answered_in_order() {
     for fault in [Fault::Before(Arc::new(enter)), Fault::Slow(Duration::from_millis(50)), Fault::After(Arc::new(leave))] {
         place.store.add(Rule::new(fault).on([Op::Put]));
     }
-    let pusher = Pusher::new(place.folder(), PushOptions { parallel: 8, ahead: 16 });
+    let pusher = Pusher::new(place.folder(), PushOptions { parallel: 8, memory: 64 << 20, ahead: 16 });
     for number in 1..41 {
         ask(&pusher, &dir, number).await.unwrap();
     }
@@ -110,7 +110,7 @@ async fn failures_ahead_are_found_again_or_pass() {
     place.store.add(Rule::new(Fault::Error(ErrorKind::Unavailable)).on([Op::Put]).prefix(key_of(1, 4)).when(When::First(1)));
     place.store.add(Rule::new(Fault::Error(ErrorKind::Unavailable)).on([Op::Put]).prefix(key_of(1, 6)));
     place.folder().push(&segment_file(1, 9), file(&segment(1, 9, 5))).await.unwrap();
-    let pusher = Pusher::new(place.folder(), PushOptions { parallel: 3, ahead: 8 });
+    let pusher = Pusher::new(place.folder(), PushOptions { parallel: 3, memory: 64 << 20, ahead: 8 });
     for number in 1..6 {
         ask(&pusher, &dir, number).await.unwrap();
     }
@@ -132,7 +132,7 @@ async fn failures_ahead_are_found_again_or_pass() {
 async fn a_file_that_was_replaced_is_looked_at_again() {
     let place = Place::new();
     let dir = pg_wal(&place, 1..5);
-    let pusher = Pusher::new(place.folder(), PushOptions { parallel: 4, ahead: 8 });
+    let pusher = Pusher::new(place.folder(), PushOptions { parallel: 4, memory: 64 << 20, ahead: 8 });
     ask(&pusher, &dir, 1).await.unwrap();
     let path = dir.join(name(1, 2).to_string());
     crate::faults::until("the second one is sent ahead", || place.path(&key_of(1, 2)).exists());

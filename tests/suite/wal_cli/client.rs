@@ -143,7 +143,7 @@ fn the_socket_gives_only_what_the_archive_has_to_whom_it_may() {
         let stream = UnixStream::connect(socket).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
         wire::send(&stream, words, &[]).unwrap();
-        let line = wire::receive_line(&mut &stream).unwrap();
+        let line = wire::receive_line(&mut std::io::BufReader::new(&stream)).unwrap();
         assert!(line.starts_with("error usage "), "{words}: {line}");
     }
     // One that says nothing does not keep others from being answered.

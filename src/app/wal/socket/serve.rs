@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,6 +36,8 @@ pub(in super::super) struct Service {
     /// Ends with the service; what it began is finished or given up.
     stop: Cancel,
     in_use: Mutex<Use>,
+    /// Where files that lie ready may be taken from by clients.
+    beside: Option<PathBuf>,
 }
 
 /// Whether anybody needs it.
@@ -68,7 +71,13 @@ impl Drop for Busy<'_> {
 impl Service {
     pub(in super::super) fn new(jobs: impl IntoIterator<Item = Arc<Shipper>>, stop: Cancel) -> Self {
         let jobs = jobs.into_iter().map(|s| (s.job().name.to_string(), s)).collect();
-        Self { jobs, stop, in_use: Mutex::new(Use { busy: 0, last: Instant::now() }) }
+        Self { jobs, stop, in_use: Mutex::new(Use { busy: 0, last: Instant::now() }), beside: None }
+    }
+
+    /// For one job, under another name than its own. Lets clients take files that lie ready in `dir`: they may do there what they
+    /// like anyway.
+    pub(in super::super) fn helper(name: &str, job: Arc<Shipper>, stop: Cancel, dir: PathBuf) -> Self {
+        Self { jobs: BTreeMap::from([(name.to_owned(), job)]), beside: Some(dir), ..Self::new([], stop) }
     }
 
     /// How long nobody has asked for anything.
@@ -103,19 +112,34 @@ impl Service {
                 shipper.push(names.into_iter().zip(files).collect(), server.map(system)).await?;
                 Ok(Reply::Stored)
             }
-            Request::Fetch { job, name, mode, server } => {
-                let mut files = files.into_iter();
-                let (Some(file), None) = (files.next(), files.next()) else {
-                    return Err(Error::new(Kind::Usage, "a fetch comes with one open file"));
+            Request::Take { job, name, mode, server } => {
+                let taken = match &self.beside {
+                    Some(dir) => {
+                        let taken = self.shipper(&job)?.take(&name, parse_mode(&mode)?, server.map(system)).await;
+                        taken.and_then(|(path, bytes)| Some((path.strip_prefix(dir).ok()?.to_str()?.to_owned(), bytes)))
+                    }
+                    None => None,
                 };
-                let mode = parse_mode(&mode)?;
-                let fetched = self.shipper(&job)?.fetch(&name, file, mode, server.map(system)).await?;
-                Ok(match fetched {
-                    super::super::Delivery::Delivered { bytes, .. } => Reply::Delivered(bytes),
-                    super::super::Delivery::Missing(why) => Reply::Missing(why),
-                })
+                match taken {
+                    Some((place, bytes)) => Ok(Reply::Ready { bytes, place }),
+                    None => self.fetch(&job, &name, &mode, server, files).await,
+                }
             }
+            Request::Fetch { job, name, mode, server } => self.fetch(&job, &name, &mode, server, files).await,
         }
+    }
+
+    async fn fetch(&self, job: &str, name: &str, mode: &str, server: Option<Server>, files: Vec<File>) -> Result<Reply> {
+        let mut files = files.into_iter();
+        let (Some(file), None) = (files.next(), files.next()) else {
+            return Err(Error::new(Kind::Usage, "a fetch comes with one open file"));
+        };
+        let mode = parse_mode(mode)?;
+        let fetched = self.shipper(job)?.fetch(name, file, mode, server.map(system)).await?;
+        Ok(match fetched {
+            super::super::Delivery::Delivered { bytes, .. } => Reply::Delivered(bytes),
+            super::super::Delivery::Missing(why) => Reply::Missing(why),
+        })
     }
 }
 

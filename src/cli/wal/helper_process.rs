@@ -1,4 +1,4 @@
-//! `strongroom wal prefetch`: not for people; `wal fetch` starts it.
+//! `strongroom wal helper`: not for people; `wal fetch` and `wal push` start it.
 
 use std::path::PathBuf;
 
@@ -8,7 +8,7 @@ use crate::app::wal::helper;
 use crate::error::Result;
 use crate::model::Selector;
 
-/// Read WAL ahead for the `wal fetch` calls of a recovery
+/// Read WAL ahead for a recovery, or store what waits behind a backlog
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Where to serve
@@ -16,6 +16,9 @@ pub(super) struct Args {
     /// The `pg_wal` job
     #[arg(long, value_name = "TENANT/JOB")]
     job: Option<Selector>,
+    /// Whom to answer
+    #[arg(long)]
+    key: String,
 }
 
 /// Always ends with 0: where the server is process 1, it inherits this one, and takes any other code for a crash of its own.
@@ -23,7 +26,8 @@ pub(super) async fn run(s: &Session, a: Args) -> Result<Done> {
     let work = async {
         let ctx = super::context(s)?;
         let job = ctx.wal_job(a.job.as_ref())?.clone();
-        helper::run(&ctx, &job, &a.dir, helper::IDLE).await
+        let selector = job.selector().to_string();
+        helper::run(&ctx, &job, &a.dir, &a.key, || super::key(s, &selector)).await
     };
     if let Err(e) = work.await {
         tracing::warn!("{}", e.report());
