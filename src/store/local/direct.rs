@@ -7,28 +7,41 @@
 use std::fs::File;
 use std::io::{self, Write};
 
+use bytes::Bytes;
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 
-use crate::runtime::memory::PAGE;
+use crate::runtime::memory::{PAGE, page_aligned};
 
 /// Less is not worth the calls.
 const SMALL: usize = 1 << 20;
+/// What does not begin at a page of memory, or comes in pieces, is copied through so much that does.
+const THROUGH: usize = 1 << 20;
 
-/// Writes the whole pages of `bytes` at the file's position, and says how many bytes that were; the rest is for the caller to
-/// write. 0 if the bytes do not begin at a page of memory ([`crate::runtime::memory::page_aligned`]), if they are few, or if the
-/// file system does not do it.
+/// Writes `pieces` from the file's position on, up to the last whole page, and says how many bytes that were; the rest is for the
+/// caller to write. 0 if the bytes are few, or if the file system does not do it.
 ///
 /// # Errors
 /// As of a write.
-pub(super) fn write(mut file: &File, bytes: &[u8]) -> io::Result<usize> {
-    let whole = bytes.len() - bytes.len() % PAGE;
-    if whole < SMALL || bytes.as_ptr().align_offset(PAGE) != 0 {
+pub(super) fn write(file: &File, pieces: &[Bytes]) -> io::Result<usize> {
+    let length: usize = pieces.iter().map(Bytes::len).sum();
+    if length < SMALL {
         return Ok(0);
     }
     let flags = fcntl_getfl(file)?;
     if fcntl_setfl(file, flags | OFlags::DIRECT).is_err() {
         return Ok(0);
     }
+    let done = match pieces {
+        [one] if one.as_ptr().align_offset(PAGE) == 0 => write_pages(file, one),
+        many => write_through(file, many),
+    };
+    fcntl_setfl(file, flags)?;
+    done
+}
+
+/// Writes whole pages of `bytes`, which begin at one, until it cannot go on directly. Says how many bytes it wrote.
+fn write_pages(mut file: &File, bytes: &[u8]) -> io::Result<usize> {
+    let whole = bytes.len() - bytes.len() % PAGE;
     let mut done = 0;
     // Short of a whole page, the position is no place for a direct write any more.
     while done % PAGE == 0
@@ -43,8 +56,30 @@ pub(super) fn write(mut file: &File, bytes: &[u8]) -> io::Result<usize> {
             Err(e) => return Err(e),
         }
     }
-    fcntl_setfl(file, flags)?;
     Ok(done)
+}
+
+fn write_through(file: &File, pieces: &[Bytes]) -> io::Result<usize> {
+    let mut page = page_aligned(Vec::with_capacity(THROUGH + PAGE));
+    let start = page.len();
+    let mut done = 0;
+    for piece in pieces {
+        let mut piece = &piece[..];
+        while !piece.is_empty() {
+            let (now, later) = piece.split_at(piece.len().min(start + THROUGH - page.len()));
+            page.extend_from_slice(now);
+            piece = later;
+            if page.len() == start + THROUGH {
+                let written = write_pages(file, page.get(start..).unwrap_or_default())?;
+                done += written;
+                if written < THROUGH {
+                    return Ok(done);
+                }
+                page.truncate(start);
+            }
+        }
+    }
+    Ok(done + write_pages(file, page.get(start..).unwrap_or_default())?)
 }
 
 #[cfg(test)]
@@ -59,17 +94,22 @@ mod tests {
         let mut memory = page_aligned(Vec::with_capacity(4 << 20));
         let start = memory.len();
         memory.extend_from_slice(&content);
-        for shift in [0, 1] {
-            let path = folder.path().join(format!("{shift}"));
-            let bytes = &memory[start + shift..];
+        let aligned = Bytes::from(memory).slice(start..);
+        let in_pieces = content.chunks(70_001).map(Bytes::copy_from_slice).collect();
+        for (name, pieces) in
+            [("aligned", vec![aligned.clone()]), ("not aligned", vec![aligned.slice(1..)]), ("pieces", in_pieces)]
+        {
+            let path = folder.path().join(name);
+            let bytes = pieces.concat();
             let mut file = File::create(&path).unwrap();
-            let done = write(&file, bytes).unwrap();
-            // All of it where the file system can, and never what does not begin at a page.
-            assert!([0, 732 * PAGE].contains(&done) && (shift == 0 || done == 0), "{shift}: {done}");
+            let done = write(&file, &pieces).unwrap();
+            // All of it where the file system can.
+            assert!([0, bytes.len() - bytes.len() % PAGE].contains(&done), "{name}: {done}");
             file.write_all(&bytes[done..]).unwrap();
             drop(file);
-            assert_eq!(std::fs::read(&path).unwrap(), bytes);
+            assert!(std::fs::read(&path).unwrap() == bytes, "{name}");
         }
-        assert_eq!(write(&File::create(folder.path().join("small")).unwrap(), &memory[start..start + PAGE]).unwrap(), 0);
+        let few = write(&File::create(folder.path().join("few")).unwrap(), &[aligned.slice(..PAGE)]).unwrap();
+        assert_eq!(few, 0);
     }
 }

@@ -147,7 +147,7 @@ impl Drop for Temp {
 
 fn write_all(mut file: &File, payload: &Payload) -> io::Result<()> {
     let mut slices: Vec<IoSlice<'_>> = payload.0.iter().filter(|b| !b.is_empty()).map(|b| IoSlice::new(b)).collect();
-    let direct = slices.first().map_or(Ok(0), |first| direct::write(file, first))?;
+    let direct = direct::write(file, &payload.0)?;
     let mut left = slices.as_mut_slice();
     IoSlice::advance_slices(&mut left, direct);
     while !left.is_empty() {
