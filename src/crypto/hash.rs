@@ -1,8 +1,8 @@
 //! SHA-256 behind one function, fast on every processor.
 //!
 //! One message at a time, SHA-256 runs at about 350 MB/s per core without SHA instructions and 2 GB/s with them. Many
-//! messages at once fill the SIMD lanes (or the SHA units) and reach 1.1 GB/s and 2.9 GB/s on the same processors, so
-//! the engine collects chunks of all files into batches and calls [`sha256_many`].
+//! messages at once fill the SIMD lanes (or the SHA units) and reach 1.1 GB/s and 2.9 GB/s on the same processors (up to 5.1 in
+//! the lanes of AVX-512), so the engine collects chunks of all files into batches and calls [`sha256_many`].
 
 use crate::model::Id;
 
@@ -46,7 +46,7 @@ impl Sha256 {
 ///
 /// Rates on one core of an EPYC with both SHA-NI and AVX-512: one by one 2.1 GB/s, on the SHA units two at a time 2.9 whatever their
 /// lengths, by 16 in the lanes of AVX-512 up to 5.1 if all are of one length, and less than one by one if they differ as chunks do.
-/// So SHA units come first, and lanes are for chunks of one length and for processors without such units.
+/// So lanes are for chunks of about one length and for processors without SHA units; all others go to those.
 #[must_use]
 pub fn sha256_many(messages: &[&[u8]]) -> Vec<Id> {
     // Longest first: what is hashed beside each other is of like length.

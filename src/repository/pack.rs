@@ -166,6 +166,15 @@ impl Codec {
     }
 }
 
+/// The length of a blob's content, in bytes, as the index has it.
+///
+/// # Errors
+/// [`Kind::Corrupt`] if no blob is so large: nobody should make room for it.
+pub(crate) fn plausible(id: &Id, place: &BlobPlace) -> Result<usize> {
+    let length = place.plain_len() as usize;
+    if length > MAX_PLAIN { Err(damaged(id, "claims to be larger than any blob")) } else { Ok(length) }
+}
+
 fn damaged(id: &Id, what: &str) -> Error {
     Error::new(Kind::Corrupt, format!("blob {id} {what}"))
         .hint("Run `strongroom check --read-data` to see what is damaged; an older snapshot may be whole.")

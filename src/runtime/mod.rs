@@ -3,6 +3,7 @@
 pub mod allocator;
 mod cancel;
 mod clock;
+pub mod direct;
 mod limits;
 pub mod memory;
 pub mod process;

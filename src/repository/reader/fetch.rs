@@ -10,7 +10,7 @@ use crate::crypto::sha256_many;
 use crate::error::{Error, Kind, Result};
 use crate::model::Id;
 use crate::repository::index::{BlobPlace, BlobType};
-use crate::repository::pack::{Codec, misnamed};
+use crate::repository::pack::{Codec, misnamed, plausible};
 use crate::runtime::Cancel;
 
 /// A blob that a file wants at an offset. Files are numbers that the caller chose.
@@ -118,7 +118,7 @@ impl Reader {
         arena.clear();
         for p in planned {
             if last != Some(p.place) {
-                let (range, out) = arena.take(p.place.plain_len() as usize);
+                let (range, out) = arena.take(plausible(&p.want.id, &p.place)?);
                 codec.open_unchecked(self.shared.repo.key(), &p.want.id, stored(&p.place)?, p.place.uncompressed, out)?;
                 opened.push((p.want.id, range));
                 last = Some(p.place);

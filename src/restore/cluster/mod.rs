@@ -241,7 +241,10 @@ fn files(source: &Source<'_>, request: &Request, tree: &Tree, progress: &Progres
     }
     // Inside the data directory: those that were there, and one of which nobody knew any more when the backup ended.
     let inside = tree.tablespaces.iter().filter(|(oid, _)| !request.tablespaces.iter().any(|t| t.oid == **oid));
+    let owner = Owner::of(Some(&tree.meta));
     for (oid, (below, meta)) in inside {
+        // No link is followed on the way, whatever was restored or stood there before.
+        Folder::open(&request.to)?.make(LINKS, owner)?.make(&oid.to_string(), owner)?;
         let root = Root { tree: *below, meta: Some(meta.clone()) };
         let options = directory::Options { exclude: Vec::new(), ..options.clone() };
         let to = request.to.join(LINKS).join(oid.to_string());
@@ -334,6 +337,11 @@ impl Tree {
         let (data, meta) = dir(source.root, "data")?.ok_or_else(|| no_base("directory `data`"))?;
         let (global, _) = dir(data, CONTROL.0)?.ok_or_else(|| no_base("directory `data/global`"))?;
         let control = source.entries(global)?.into_iter().find(|n| n.name == CONTROL.1.as_bytes());
+        // A link there would lead what lies below it out of the target.
+        let links = source.entries(data)?.into_iter().find(|n| n.name == LINKS.as_bytes());
+        if links.is_some_and(|n| !matches!(n.kind, NodeKind::Dir { .. })) {
+            return Err(no_base("directory `data/pg_tblspc`, but something else of that name"));
+        }
         let mut tablespaces = BTreeMap::new();
         // Those that lay inside the data directory, or are of a former version; then all others.
         for above in [dir(data, LINKS)?, dir(source.root, TABLESPACES)?].into_iter().flatten() {

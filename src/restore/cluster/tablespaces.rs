@@ -1,7 +1,6 @@
 //! Tablespaces: beside the data directory in the snapshot, elsewhere and linked in a running cluster.
 
 use std::collections::BTreeMap;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
 use super::folder::{Folder, Owner};
@@ -110,7 +109,7 @@ pub(super) fn check(placed: &Placed, data: Option<&Folder>, delta: bool) -> Resu
         Some(links) => rustix::fs::readlinkat(&links.fd, placed.oid.to_string(), Vec::new()).ok(),
         None => None,
     };
-    let ours = linked.is_some_and(|link| link.to_bytes() == path.as_os_str().as_bytes());
+    let ours = linked.zip(data).is_some_and(|(link, data)| link.to_str().is_ok_and(|link| from_links(&data.path, link) == *path));
     // It may be that of a server that runs elsewhere on this machine.
     if ours { Ok(()) } else { refuse(" and is not a tablespace of the data directory that is restored over", map) }
 }
@@ -181,5 +180,9 @@ mod tests {
         std::os::unix::fs::symlink(&used, data.join(LINKS).join("5")).unwrap();
         check(&placed, Some(&folder), true).unwrap();
         assert!(check(&placed, Some(&folder), false).is_err());
+        // As stock tools leave it.
+        std::fs::remove_file(data.join(LINKS).join("5")).unwrap();
+        std::os::unix::fs::symlink("../../used", data.join(LINKS).join("5")).unwrap();
+        check(&placed, Some(&folder), true).unwrap();
     }
 }

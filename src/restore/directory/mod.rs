@@ -8,7 +8,7 @@
 //! **Flow.** One thread walks the trees, makes directories and whatever has no content, and hands files over in rounds.
 //! Each round is compared with what is there already, then asked for from [`Blobs::fetch`] in one call, which writes from many threads in
 //! the order of packs. A file of one blob is made, written and closed in one go when its blob comes. A new file of whole pages
-//! is written around the page cache where the file system lets us: that costs a tenth of the processor time, and the cache is
+//! is written around the page cache where the file system lets us: that saves the copy, and the cache is
 //! left to others. Directories get their metadata when the last entry below is done, from the bottom up.
 //!
 //! **Crash.** A new file has its final name at once and its owner, mode and times last; an existing one is rewritten

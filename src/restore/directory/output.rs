@@ -6,33 +6,19 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use rustix::io::Errno;
 
+use crate::runtime::direct;
+
 /// Chunks that are written with one call at most.
 pub(super) const PIECES: usize = 256;
 /// Runs of zeros from this length on become holes; shorter ones are not worth a gap on the disk.
 const HOLE: usize = 64 << 10;
 const BLOCK: usize = 4096;
 
-/// Switches a new descriptor to writing around the page cache if `direct` says so, and corrects `direct` if it cannot be had.
-pub(super) fn set_direct(fd: BorrowedFd<'_>, direct: &AtomicBool) {
-    if direct.load(Relaxed) && !switch(fd, true) {
-        direct.store(false, Relaxed);
+/// Switches a new descriptor to writing around the page cache if `wanted` says so, and corrects `wanted` if it cannot be had.
+pub(super) fn set_direct(fd: BorrowedFd<'_>, wanted: &AtomicBool) {
+    if wanted.load(Relaxed) && !direct::switch(fd, true) {
+        wanted.store(false, Relaxed);
     }
-}
-
-#[cfg(target_os = "linux")]
-fn switch(fd: BorrowedFd<'_>, on: bool) -> bool {
-    use rustix::fs::OFlags;
-
-    let changed = rustix::fs::fcntl_getfl(fd).and_then(|flags| {
-        let flags = if on { flags | OFlags::DIRECT } else { flags - OFlags::DIRECT };
-        rustix::fs::fcntl_setfl(fd, flags)
-    });
-    changed.is_ok()
-}
-
-#[cfg(not(target_os = "linux"))]
-fn switch(_: BorrowedFd<'_>, _: bool) -> bool {
-    false
 }
 
 /// Writes `pieces` one after the other from `offset` on. From `was` on the file has nothing yet: long runs of zeros are left out
@@ -98,7 +84,7 @@ impl Output<'_> {
                 Err(Errno::INVAL) if again => {
                     again = false;
                     self.direct.store(false, Relaxed);
-                    switch(self.fd, false);
+                    direct::switch(self.fd, false);
                 }
                 Err(e) => return Err(e),
             }

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use strongroom::error::{Error, Kind, Result};
-use strongroom::model::{Id, Node};
+use strongroom::model::{Id, Node, NodeKind};
 use strongroom::postgres::recovery::Target;
 use strongroom::restore::cluster::{self, MARKER, Request, Source};
 use strongroom::restore::directory::{Blobs, Got, Progress, Want, WriteChunks};
@@ -188,13 +188,30 @@ fn nothing_else_is_restored_over() {
     let source = Source { root: empty, ..backup.source() };
     let e = cluster::restore(&source, &request, &Progress::default(), &Cancel::new()).expect_err("nothing in it");
     assert_eq!(e.kind(), Kind::Corrupt);
-    let e = cluster::restore(&without_label(&backup), &request, &Progress::default(), &Cancel::new()).expect_err("no label");
+    let no_label = altered(&backup, |_, nodes| nodes.retain(|n| n.name != b"backup_label"));
+    let e = cluster::restore(&no_label, &request, &Progress::default(), &Cancel::new()).expect_err("no label");
     assert!(e.report().contains("backup_label"), "{e:?}");
     assert!(!request.to.join("global/pg_control").exists());
+    // Links that lead tablespaces out of the target.
+    let outside = origin.directory("outside");
+    let link = |target: &Path| NodeKind::Symlink { target: target.as_os_str().as_encoded_bytes().to_vec() };
+    let astray = altered(&backup, |memory, nodes| {
+        let meta = nodes[0].meta.clone();
+        let there = Node { name: b"16400".to_vec(), kind: link(&outside), meta: meta.clone(), error: None };
+        nodes.retain(|n| n.name != b"pg_tblspc");
+        nodes.push(super::origin::directory("x", memory.add_tree(vec![there]), meta.clone()));
+        nodes.push(Node { name: b"pg_tblspc".to_vec(), kind: link(Path::new("x")), meta, error: None });
+        nodes.sort_by(|a, b| a.name.cmp(&b.name));
+    });
+    std::fs::write(outside.join("letters"), "dear").unwrap();
+    let request = Request { tablespaces: Vec::new(), ..request };
+    let e = cluster::restore(&astray, &request, &Progress::default(), &Cancel::new()).expect_err("a link");
+    assert!(e.report().contains("pg_tblspc"), "{e:?}");
+    assert_eq!(std::fs::read_dir(&outside).unwrap().count(), 1);
 }
 
-/// The same backup, as another program might leave it.
-fn without_label(backup: &super::origin::Backup) -> Source<'_> {
+/// The same backup with other entries in its data directory, as another program might leave it.
+fn altered(backup: &super::origin::Backup, change: impl FnOnce(&Memory, &mut Vec<Node>)) -> Source<'_> {
     let memory = &backup.memory;
     let entries = |id: Id| {
         let mut nodes = Vec::new();
@@ -206,10 +223,10 @@ fn without_label(backup: &super::origin::Backup) -> Source<'_> {
         nodes
     };
     let mut root = entries(backup.root);
-    let strongroom::model::NodeKind::Dir { subtree: Some(data) } = root[0].kind else { panic!("no directory") };
+    let NodeKind::Dir { subtree: Some(data) } = root[0].kind else { panic!("no directory") };
     let mut nodes = entries(data);
-    nodes.retain(|n| n.name != b"backup_label");
-    root[0].kind = strongroom::model::NodeKind::Dir { subtree: Some(memory.add_tree(nodes)) };
+    change(memory, &mut nodes);
+    root[0].kind = NodeKind::Dir { subtree: Some(memory.add_tree(nodes)) };
     Source { root: memory.add_tree(root), ..backup.source() }
 }
 

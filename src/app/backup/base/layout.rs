@@ -102,7 +102,7 @@ impl Former {
 
 /// Lengths as powers of two, up to the first that is none or too small: the last one of a file often is, and is forgotten.
 fn powers(lengths: impl Iterator<Item = u32>, small: usize) -> Arc<[u8]> {
-    let usable = lengths.take_while(|n| n.is_power_of_two() && *n as usize >= small);
+    let usable = lengths.take_while(|n| n.is_power_of_two() && (small..=MOST.max(small)).contains(&(*n as usize)));
     usable.map(|n| u8::try_from(n.trailing_zeros()).unwrap_or(u8::MAX)).collect()
 }
 

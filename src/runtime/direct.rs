@@ -1,0 +1,22 @@
+//! Reading and writing files around the page cache.
+
+use std::os::fd::AsFd;
+
+/// Switches it on or off for an open file. `false` where the file system or the platform cannot; nothing has changed then. While it
+/// is on, memory, lengths and positions have to be multiples of [`super::memory::PAGE`].
+#[cfg(target_os = "linux")]
+pub fn switch(file: impl AsFd, on: bool) -> bool {
+    use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+
+    let changed = fcntl_getfl(&file).and_then(|flags| {
+        let flags = if on { flags | OFlags::DIRECT } else { flags - OFlags::DIRECT };
+        fcntl_setfl(&file, flags)
+    });
+    changed.is_ok()
+}
+
+/// Nothing of the kind on this platform.
+#[cfg(not(target_os = "linux"))]
+pub fn switch(_: impl AsFd, _: bool) -> bool {
+    false
+}
