@@ -6,7 +6,7 @@
 //!   are answered with an error that says so.
 //! - Answers: any number of lines `wait` (at least one every [`WAIT_EVERY`], so that a dead daemon is told from a busy
 //!   one), then one line that ends the exchange: `stored`, `delivered <bytes>`, `ready <bytes> <place>`, `missing <why>`,
-//!   `error <kind> <text>`. `ready` answers a `take` only.
+//!   `another`, `error <kind> <text>`. `ready` answers a `take` only, and only a helper says `another`.
 //!
 //! A name is never a path: the daemon opens nothing that a client names.
 
@@ -86,6 +86,8 @@ pub enum Reply {
     },
     /// Proven not to be in the archive.
     Missing(String),
+    /// Whoever answers here works for somebody else, and does nothing for this job.
+    Another,
     /// It failed: a word for the kind of failure, and one or two lines for people.
     Error {
         /// `usage`, `config`, `unavailable`, ….
@@ -96,6 +98,14 @@ pub enum Reply {
 }
 
 impl Request {
+    /// The job it is about; empty: the only one behind the socket.
+    #[must_use]
+    pub fn job(&self) -> &str {
+        match self {
+            Request::Push { job, .. } | Request::Fetch { job, .. } | Request::Take { job, .. } => job,
+        }
+    }
+
     /// The line, its end included.
     #[must_use]
     pub fn line(&self) -> String {
@@ -164,6 +174,7 @@ impl Reply {
             Reply::Delivered(bytes) => format!("delivered {bytes}"),
             Reply::Ready { bytes, place } => format!("ready {bytes} {}", escape(place)),
             Reply::Missing(why) => format!("missing {}", escape(why)),
+            Reply::Another => "another".to_owned(),
             Reply::Error { kind, text } => format!("error {} {}", escape(kind), escape(text)),
         };
         // All of it is ASCII, so every place is a good one.
@@ -185,6 +196,7 @@ impl Reply {
                 Reply::Ready { bytes: bytes.parse().ok()?, place: unescape(place) }
             }
             "missing" => Reply::Missing(unescape(rest)),
+            "another" => Reply::Another,
             "error" => {
                 let (kind, text) = rest.split_once(' ').unwrap_or((rest, ""));
                 Reply::Error { kind: unescape(kind), text: unescape(text) }
@@ -241,7 +253,9 @@ mod tests {
         }
         let error = Reply::Error { kind: "denied".into(), text: "no: ü\nhint: %41 x".into() };
         let ready = Reply::Ready { bytes: 7, place: "a b/c".into() };
-        for reply in [Reply::Wait, Reply::Stored, Reply::Delivered(7), ready, Reply::Missing("proven".into()), error] {
+        for reply in
+            [Reply::Wait, Reply::Stored, Reply::Delivered(7), ready, Reply::Missing("proven".into()), Reply::Another, error]
+        {
             assert_eq!(Reply::parse(reply.line().trim_end_matches('\n')), Some(reply));
         }
     }

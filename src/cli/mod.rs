@@ -143,7 +143,7 @@ fn run(cli: Cli) -> Result<Done> {
         .map_err(|e| Error::new(Kind::Failed, "start the runtime").because(e))?;
     let done = runtime.block_on(async {
         let cancel = Cancel::new();
-        signals::watch(cancel.clone())?;
+        signals::watch(cancel.clone(), cli.command.code_when_aborted())?;
         let session = Session::new(cli.global, cancel);
         cli.command.run(&session).await
     });
@@ -165,6 +165,14 @@ impl Command {
     /// Whether a server calls it for every file, and keeps what it says: then success says nothing.
     fn is_called_all_the_time(&self) -> bool {
         matches!(self, Command::Wal(a) if a.is_called_all_the_time())
+    }
+
+    /// What it ends with on the second signal.
+    fn code_when_aborted(&self) -> u8 {
+        match self {
+            Command::Wal(a) if a.is_helper() => 0,
+            _ => Kind::Cancelled.exit_code(),
+        }
     }
 
     /// Whether standard output is data and not a report.

@@ -14,6 +14,11 @@ use crate::runtime::{Cancel, SystemClock};
 /// Where a configuration is looked for when none is named.
 const USUAL_PLACES: [&str; 2] = ["strongroom.yaml", "/etc/strongroom/strongroom.yaml"];
 
+/// The first usual place that exists.
+pub(super) fn usual_config() -> Option<PathBuf> {
+    USUAL_PLACES.iter().map(PathBuf::from).find(|p| p.exists())
+}
+
 /// One invocation.
 pub(super) struct Session {
     pub(super) global: Global,
@@ -40,8 +45,7 @@ impl Session {
         if let Some(path) = &self.global.config {
             return Ok(path.clone());
         }
-        let usual = USUAL_PLACES.iter().map(PathBuf::from).find(|p| p.exists());
-        usual.ok_or_else(|| {
+        usual_config().ok_or_else(|| {
             Error::new(Kind::Usage, "there is no configuration").hint(
                 "Name the file with --config or STRONGROOM_CONFIG, or name a repository with --repository and --password-file; `strongroom config example` prints a file to start from.",
             )

@@ -141,7 +141,10 @@ impl Folder {
     async fn store(&self, file: &WalFile, source: Source, held: &mut Option<Share>) -> Result<Pushed> {
         let key = self.names().file(file)?;
         // Twice, because what stands in the way may be expired between the look at it and the next try.
-        for _ in 0..2 {
+        for again in [false, true] {
+            if let Some(held) = held.as_mut().filter(|_| again) {
+                held.renew().await;
+            }
             let source = source.try_clone()?;
             let ours = match self.objects().create(&key, source, self.archive().codec(), held).await? {
                 Created::New(_) => return Ok(Pushed::Stored),

@@ -27,6 +27,8 @@ pub(super) struct Room {
 pub(super) struct Share {
     _file: OwnedSemaphorePermit,
     memory: OwnedSemaphorePermit,
+    /// What it began with.
+    need: u32,
 }
 
 impl Room {
@@ -41,15 +43,25 @@ impl Room {
         let need = units(length.min(PART as u64) + BESIDE).min(self.most);
         let file = self.files.clone().acquire_owned().await.ok()?;
         let memory = self.memory.clone().acquire_many_owned(need).await.ok()?;
-        Some(Share { _file: file, memory })
+        Some(Share { _file: file, memory, need })
     }
 }
 
 impl Share {
-    /// From now on it takes no more than `bytes`.
+    /// From now on it takes no more than `bytes`, and what a file takes besides: what is there already may have to be compared.
     pub(super) fn keep(&mut self, bytes: usize) {
-        let spare = self.memory.num_permits().saturating_sub(units(bytes as u64) as usize);
+        let spare = self.memory.num_permits().saturating_sub(units(bytes as u64 + BESIDE) as usize);
         drop(self.memory.split(spare));
+    }
+
+    /// Waits for as much as it began with. Gives back all of it first: two that each keep what the other one waits for would wait for
+    /// ever.
+    pub(super) async fn renew(&mut self) {
+        drop(self.memory.split(self.memory.num_permits()));
+        // The room is never closed.
+        if let Ok(memory) = self.memory.semaphore().clone().acquire_many_owned(self.need).await {
+            self.memory = memory;
+        }
     }
 }
 
@@ -64,19 +76,23 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_compressed_makes_room_for_the_next_one() {
-        let room = Room::new(3, 40 << 20);
+        let room = Room::new(3, 42 << 20);
         let mut first = room.share(16 << 20).await.unwrap();
         let second = room.share(16 << 20).await.unwrap();
         assert!(futures::FutureExt::now_or_never(room.share(16 << 20)).is_none());
         first.keep(4 << 20);
         let third = futures::FutureExt::now_or_never(room.share(16 << 20)).flatten();
-        // Now the number of files is the limit.
-        assert!(third.is_none(), "4 + 19 + 19 is more than 40");
+        assert!(third.is_none(), "7 + 19 + 19 is more than 42");
         first.keep(1 << 20);
         let third = futures::FutureExt::now_or_never(room.share(16 << 20)).flatten();
         assert!(third.is_some());
+        // Now the number of files is the limit.
         assert!(futures::FutureExt::now_or_never(room.share(1)).is_none());
-        drop((first, second, third));
+        // Who begins once more waits for the others, too.
+        assert!(futures::FutureExt::now_or_never(first.renew()).is_none());
+        drop(third);
+        assert!(futures::FutureExt::now_or_never(first.renew()).is_some());
+        drop((first, second));
         // One that is larger than everything has all of it.
         assert!(Room::new(1, 1).share(1 << 30).await.is_some());
     }

@@ -4,7 +4,7 @@
 //! find it there. What it has ready is moved into its place. Without one, the archive is opened here.
 
 use std::fs::{self, File, OpenOptions};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use strongroom_client::message::{Reply, Request as Message, Server};
@@ -84,9 +84,13 @@ async fn deliver(
         };
         // Only segments are many.
         let many = matches!(file, WalFile::Segment(_)) && job.settings.prefetch > 0;
+        // A standby would have one for years, and has sessions to lose. A recovery has one for as long as it takes, and takes much
+        // longer without.
+        let start = many && (request.mode == Mode::Recovery || !blocking(|| Ok(helper::server_inherits())).await?);
         let reply = match helper::ask(&dir, &message, &out).await? {
-            None if many => helper::ask_new(program, &dir, &message, &out).await?,
-            reply => reply,
+            helper::Heard::Reply(reply) => Some(reply),
+            helper::Heard::Nobody if start => helper::ask_new(program, &dir, &message, &out).await?,
+            helper::Heard::Nobody | helper::Heard::Another => None,
         };
         match reply {
             Some(Reply::Delivered(bytes)) => return Ok((Delivery::Delivered { bytes, until: None }, Written::Here(out))),
@@ -122,7 +126,15 @@ pub(super) fn place_ready(dir: &Path, ready: &str, bytes: u64, to: &Path) -> Res
         return Err(Error::new(Kind::Bug, format!("{} leads elsewhere", ready.escape_debug())));
     }
     let from = dir.join(ready);
-    let written = File::open(&from).context(|| format!("open {}", from.display()))?;
+    // The name came from somebody else: a link, or a pipe that is never written to, is not followed.
+    let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
+    let flags = i32::try_from(flags.bits()).unwrap_or_default();
+    let written = OpenOptions::new().read(true).custom_flags(flags).open(&from);
+    let written = written.context(|| format!("open {}", from.display()))?;
+    let meta = written.metadata().context(|| format!("look at {}", from.display()))?;
+    if !meta.is_file() || meta.uid() != rustix::process::geteuid().as_raw() {
+        return Err(Error::new(Kind::Denied, format!("{} is no file of our own", from.display())));
+    }
     place(&written, bytes, &from, to)
 }
 
@@ -153,4 +165,25 @@ pub(super) fn place(out: &File, bytes: u64, scratch: &Path, to: &Path) -> Result
         return Err(Error::new(Kind::Failed, format!("{}: {there} bytes were written of {bytes}", to.display())));
     }
     fs::rename(scratch, to).context(doing)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_file_of_our_own_is_moved_into_its_place() {
+        let dir = tempfile::tempdir().unwrap();
+        let (dir, to) = (dir.path(), dir.path().join("to"));
+        fs::write(dir.join("whole"), "abc").unwrap();
+        std::os::unix::fs::symlink(dir.join("whole"), dir.join("link")).unwrap();
+        fs::create_dir(dir.join("folder")).unwrap();
+        for bad in ["link", "folder", "../x", "/etc/passwd", "missing"] {
+            assert!(place_ready(dir, bad, 3, &to).is_err(), "{bad}");
+        }
+        assert!(place_ready(dir, "whole", 4, &to).is_err(), "it is longer");
+        assert!(!to.exists());
+        place_ready(dir, "whole", 3, &to).unwrap();
+        assert_eq!(fs::read(&to).unwrap(), b"abc");
+    }
 }

@@ -131,19 +131,21 @@ async fn one(ctx: &Context, job: &WalJob, request: &Request, name: &str, file: &
 /// Whether a helper has stored it: one that is there, or a new one for a backlog.
 async fn stored_by_helper(request: &Request, name: &str, source: &File, local: &Local) -> Result<bool> {
     // It looks for what waits where the file lies.
-    let Some(pg_wal) = cluster::data_directory(&request.path).map(|data| data.join("pg_wal")) else { return Ok(false) };
+    let Some(dir) = helper::directory(&request.path, helper::PUSH) else { return Ok(false) };
     let Some(program) = &request.helper else { return Ok(false) };
-    let dir = pg_wal.join(helper::PUSH);
     let server = local.system.map(|s| Server { identifier: s.identifier, major: s.major });
     let message = Message::Push { job: program.key.clone(), names: vec![name.to_owned()], server };
-    if let Some(reply) = helper::ask(&dir, &message, source).await? {
-        return Ok(reply == Reply::Stored);
+    match helper::ask(&dir, &message, source).await? {
+        helper::Heard::Reply(reply) => return Ok(reply == Reply::Stored),
+        helper::Heard::Another => return Ok(false),
+        helper::Heard::Nobody => {}
     }
-    let behind = {
-        let name = name.to_owned();
-        blocking(move || Ok(cluster::waiting(&pg_wal, &name, BACKLOG).len())).await?
+    let worth_one = {
+        let (name, pg_wal) = (name.to_owned(), dir.parent().map(Path::to_path_buf).unwrap_or_default());
+        // A server in service has sessions to lose.
+        blocking(move || Ok(!helper::server_inherits() && cluster::waiting(&pg_wal, &name, BACKLOG).len() >= BACKLOG)).await?
     };
-    if behind < BACKLOG {
+    if !worth_one {
         return Ok(false);
     }
     let reply = helper::ask_new(program, &dir, &message, source).await?;

@@ -12,8 +12,8 @@ use strongroom_client::{call, cluster};
 use super::{fetch, helper, push};
 use crate::model::WalFile;
 
-/// Tells the helper for one configuration file, in the state in which it is, one job and one environment from every other. `more`:
-/// what else it depends on. `None` if the file cannot be looked at.
+/// Tells the helper for one configuration file, in the state in which it is, one job, one environment and one program from every other.
+/// `more`: what else it depends on. `None` if the files cannot be looked at.
 #[must_use]
 pub fn key(config: &Path, job: &str, more: &str) -> Option<String> {
     let path = std::path::absolute(config).ok()?;
@@ -25,6 +25,11 @@ pub fn key(config: &Path, job: &str, more: &str) -> Option<String> {
     };
     part(path.as_os_str().as_encoded_bytes());
     part(format!("{} {} {} {} {}", m.dev(), m.ino(), m.len(), m.mtime(), m.mtime_nsec()).as_bytes());
+    // The file that this process was started from, even if another one has its name by now: a new version must not get the answers of
+    // the old one.
+    let program = fs::metadata("/proc/self/exe").ok()?;
+    part(env!("CARGO_PKG_VERSION").as_bytes());
+    part(format!("{} {} {} {}", program.dev(), program.ino(), program.mtime(), program.mtime_nsec()).as_bytes());
     part(job.as_bytes());
     part(more.as_bytes());
     let mut environment: Vec<_> = std::env::vars_os().filter(|(k, _)| k.as_encoded_bytes().starts_with(b"STRONGROOM")).collect();
@@ -51,8 +56,9 @@ pub fn fetch(name: &str, to: &Path, mode: &str, key: &str) -> bool {
 fn stored(path: &Path, key: &str) -> Option<()> {
     let name = push::check_name(path).ok()?.to_string();
     let data = cluster::data_directory(path)?;
-    let socket = helper::socket(&helper::directory(path, helper::PUSH)?);
-    if !socket.exists() || cluster::is_restored(&data).ok()? {
+    let dir = helper::directory(path, helper::PUSH)?;
+    let socket = helper::socket(&dir);
+    if !helper::ours(&dir) || !socket.exists() || cluster::is_restored(&data).ok()? {
         return None;
     }
     let file = File::open(path).ok()?;
@@ -65,7 +71,7 @@ fn delivered(name: &str, to: &Path, mode: &str, key: &str) -> Option<()> {
     let data = cluster::data_directory(to)?;
     let dir = helper::directory(to, helper::PREFETCH)?;
     let socket = helper::socket(&dir);
-    if !socket.exists() {
+    if !helper::ours(&dir) || !socket.exists() {
         return None;
     }
     let server = cluster::server(&data);

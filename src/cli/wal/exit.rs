@@ -4,6 +4,8 @@
 //!   signal, ends the server. So `wal fetch` says 1 for proven missing only, and 255 for everything else, down to a panic. A standby asks
 //!   again after 1, and would be stopped by 255, so it gets 1.
 //! - `archive_command`: 0 is stored; 1 to 125 is tried again; what is above ends the archiver, uncounted by its statistics.
+//! - A helper that they leave behind: nobody waits for it, but a server that is process 1 inherits it, and takes any code but 0 and 1 for a
+//!   crash of one of its own, after which it restarts all of its sessions. So `wal helper` says 0 whatever happened.
 
 use std::ffi::OsString;
 
@@ -26,6 +28,8 @@ pub(in super::super) enum Codes {
         /// Whether a standby asks.
         standby: bool,
     },
+    /// `wal helper`.
+    Helper,
 }
 
 impl Codes {
@@ -35,6 +39,8 @@ impl Codes {
             Self::Fetch { standby: follows("--mode", "standby") || arguments.iter().any(|a| a == "--mode=standby") }
         } else if follows("wal", "push") {
             Self::Push
+        } else if follows("wal", "helper") {
+            Self::Helper
         } else {
             Self::Usual
         }
@@ -45,10 +51,10 @@ impl Codes {
         let done = match self {
             Self::Usual => return run(),
             // What it touched ends with the process. The message of the panic has been printed.
-            Self::Push | Self::Fetch { .. } => std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)),
+            Self::Push | Self::Fetch { .. } | Self::Helper => std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)),
         };
         match (self, done) {
-            (_, Ok(0)) => 0,
+            (_, Ok(0)) | (Self::Helper, _) => 0,
             (Self::Fetch { .. }, Ok(MISSING)) | (Self::Fetch { standby: true }, _) => 1,
             (Self::Fetch { standby: false }, _) => UNKNOWN,
             (_, Ok(code)) if code <= LAST_RETRIED => code,
@@ -85,6 +91,15 @@ mod tests {
             }
             assert_eq!((standby.exit_code(|| 0), standby.exit_code(|| panic!("on purpose"))), (0, 1));
         }
+    }
+
+    #[test]
+    fn a_helper_is_no_crash_of_the_server_that_inherits_it() {
+        let helper = codes("strongroom --config x wal helper --nonsense");
+        for code in [0, 1, 2, 78, 101, 130, 255] {
+            assert_eq!(helper.exit_code(|| code), 0, "{code}");
+        }
+        assert_eq!(helper.exit_code(|| panic!("on purpose")), 0);
     }
 
     #[test]

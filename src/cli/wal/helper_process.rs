@@ -21,7 +21,7 @@ pub(super) struct Args {
     key: String,
 }
 
-/// Always ends with 0: where the server is process 1, it inherits this one, and takes any other code for a crash of its own.
+/// Always ends with 0: see [`super::exit`].
 pub(super) async fn run(s: &Session, a: Args) -> Result<Done> {
     let work = async {
         let ctx = super::context(s)?;

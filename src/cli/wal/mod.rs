@@ -47,6 +47,11 @@ impl Args {
     pub(super) fn is_called_all_the_time(&self) -> bool {
         matches!(self.command, Command::Push(_) | Command::Fetch(_))
     }
+
+    /// Whether it must end with 0, whatever happens.
+    pub(super) fn is_helper(&self) -> bool {
+        matches!(self.command, Command::Helper(_))
+    }
 }
 
 pub(super) async fn run(s: &Session, a: Args) -> Result<Done> {

@@ -1,8 +1,9 @@
 //! The shortest way through `wal push` and `wal fetch`, if a helper has the answer: see [`crate::app::wal::quick`].
 
 use std::ffi::OsString;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use super::super::session::usual_config;
 use crate::app::wal::quick;
 
 /// The arguments of a plain call.
@@ -17,9 +18,14 @@ struct Plain<'a> {
 /// Whether it is done. Everything that is out of the ordinary is left to the usual way.
 pub(in super::super) fn answered(arguments: &[OsString]) -> bool {
     let Some(plain) = plain(arguments) else { return false };
-    let set = std::env::var("STRONGROOM_CONFIG").ok();
-    let Some(config) = plain.config.or(set.as_deref()).filter(|c| !c.is_empty()) else { return false };
-    let key = || quick::key(Path::new(config), plain.job, "");
+    let set = |name| std::env::var_os(name);
+    // They belong to the key, and say more than their text.
+    if ["STRONGROOM_ALLOW_COMMANDS", "STRONGROOM_TRUST_ENDPOINTS"].into_iter().any(|name| set(name).is_some()) {
+        return false;
+    }
+    let named = plain.config.map(PathBuf::from).or_else(|| set("STRONGROOM_CONFIG").map(PathBuf::from));
+    let Some(config) = named.or_else(usual_config).filter(|c| !c.as_os_str().is_empty()) else { return false };
+    let key = || quick::key(&config, plain.job, "");
     match plain.words.as_slice() {
         ["wal", "push", path] if plain.mode.is_none() => key().is_some_and(|key| quick::push(Path::new(path), &key)),
         ["wal", "fetch", name, to] => {

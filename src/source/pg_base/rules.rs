@@ -26,7 +26,8 @@ const LEFT_OUT: &[&[u8]] = &[
 const LEFT_OUT_AT_TOP: &[&[u8]] =
     &[b"backup_label.old", b"tablespace_map.old", b"recovery.signal", b"standby.signal", b"strongroom.restored"];
 
-/// Left out wherever they lie, by the beginning of the name: caches, and files of running queries.
+/// Left out wherever they lie, by the beginning of the name: caches, files of running queries, and the directories in which helpers of
+/// `wal push` and `wal fetch` serve.
 const LEFT_OUT_PREFIXES: &[&[u8]] = &[b"pg_internal.init", b"pgsql_tmp"];
 
 /// What a file is for the reader.

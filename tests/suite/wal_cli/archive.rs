@@ -33,7 +33,7 @@ fn archives_and_recovers(major: u32, initdb: &[&str], mib: u32) {
     assert_eq!(copy.sql("postgres", "SELECT count(*), sum(n) FROM two"), rows);
     assert!(copy.log().contains("restored log file"), "{}", copy.log());
     // Whoever read ahead serves for a while yet; what is there is nothing that the server minds.
-    let helper = Path::new(&copy.data()).join("pg_wal/strongroom-prefetch/socket");
+    let helper = Path::new(&copy.data()).join("pg_wal/pgsql_tmp.strongroom-prefetch/socket");
     assert!(helper.exists(), "nobody read ahead");
     assert!(!copy.log().contains("invalid"), "{}", copy.log());
 }

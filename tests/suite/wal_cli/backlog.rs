@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{Place, load, until};
+use super::{Place, load, ran, until};
 use crate::support::postgres::Server;
 
 /// A server that keeps at least eight segments of 1 MiB ready and archives none itself, and their names in order.
@@ -98,8 +98,15 @@ fn a_helper_stores_what_waits_while_the_server_asks() {
     }
     back();
 
+    // Whom it does not work for finds out alone, and compares.
+    let last = pg_wal.join(waiting.last().unwrap());
+    let mut other = place.command(&["--json", "wal", "push", last.to_str().unwrap(), "--job", "acme/wal"]);
+    other.env("STRONGROOM_ALLOW_COMMANDS", "1");
+    assert_eq!(ran(&mut other).ok().json()["result"], "same");
+    assert_eq!(push(waiting.last().unwrap(), &["--json"]).ok().json()["result"], "stored");
+
     // Another configuration may name another place.
-    let socket = pg_wal.join("strongroom-push/socket");
+    let socket = pg_wal.join("pgsql_tmp.strongroom-push/socket");
     assert!(socket.exists());
     let text = std::fs::read_to_string(place.config()).unwrap();
     std::fs::write(place.config(), format!("{text}# changed\n")).unwrap();

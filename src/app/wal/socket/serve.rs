@@ -99,8 +99,12 @@ impl Service {
     }
 
     async fn answer(&self, line: &str, files: Vec<OwnedFd>) -> Result<Reply> {
-        let _busy = Busy::new(&self.in_use);
         let request = Request::parse(line).map_err(|why| Error::new(Kind::Usage, why))?;
+        if self.beside.is_some() && !self.jobs.contains_key(request.job()) {
+            // Nor does a helper stay for those whom it does not help.
+            return Ok(Reply::Another);
+        }
+        let _busy = Busy::new(&self.in_use);
         let files: Vec<File> = files.into_iter().map(File::from).collect();
         match request {
             Request::Push { job, names, server } => {
