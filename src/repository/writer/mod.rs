@@ -82,7 +82,7 @@ impl WriterOptions {
     ///
     /// Peak ≈ 25 MiB for the program + 48 B a known blob + 24 B a new one + (uploads + 1) packs + tree pack + queue +
     /// per lane 3 × the largest blob (2 MiB) + per walker one block (4 MiB) + 180 B an entry of each directory of more
-    /// than 4,096 that is being stored: about 106 MiB on two processors, whatever the input. A budget of 512 MiB and
+    /// than 4,096 that is being stored: about 100 MiB on two processors, whatever the input, and as much as its client needs with a store of objects. A budget of 512 MiB and
     /// more buys larger packs, and so fewer requests, and more uploads at a time; more processors than there are 32 MiB
     /// in it are not used.
     #[must_use]
@@ -93,7 +93,7 @@ impl WriterOptions {
         Self {
             level,
             lanes: processors.min(affordable).max(1),
-            pack_size: if small { 8 << 20 } else { 16 << 20 },
+            pack_size: if small { 6 << 20 } else { 16 << 20 },
             queue_bytes: if small { 8 << 20 } else { 16 << 20 },
             uploads: if small { 2 } else { 4 },
             ..Self::default()
