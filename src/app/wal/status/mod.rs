@@ -224,7 +224,10 @@ async fn system_status(
     let Some(identity) = folder.identity().await? else { return Ok(None) };
     let survey = folder.survey().await?;
     let size = survey.segment_size();
-    let last = survey.segments().iter().max_by_key(|s| (s.stored, s.name)).map(|s| Last {
+    // The furthest of the timeline that grew last: segments that go up side by side are not stored in their order.
+    let grew = survey.segments().iter().max_by_key(|s| (s.stored, s.name)).map(|s| s.name.timeline);
+    let of_it = survey.segments().iter().filter(|s| Some(s.name.timeline) == grew);
+    let last = of_it.max_by_key(|s| s.name).map(|s| Last {
         segment: s.name,
         time: s.stored,
         age_seconds: now.seconds_since(s.stored).max(0.0),
