@@ -73,22 +73,7 @@ impl Kind {
     /// The kind that [`Kind::as_str`] names so.
     #[must_use]
     pub fn named(word: &str) -> Option<Self> {
-        let all = [
-            Kind::Usage,
-            Kind::Config,
-            Kind::NoRepository,
-            Kind::WrongPassword,
-            Kind::Locked,
-            Kind::Incomplete,
-            Kind::Cancelled,
-            Kind::Unavailable,
-            Kind::Denied,
-            Kind::Corrupt,
-            Kind::NotFound,
-            Kind::Failed,
-            Kind::Bug,
-        ];
-        all.into_iter().find(|kind| kind.as_str() == word)
+        Self::ALL.into_iter().find(|kind| kind.as_str() == word)
     }
 
     /// The stable word used in `--json` output and log fields.

@@ -4,9 +4,8 @@
 use std::ops::Range;
 
 use crate::repository::index::BlobPlace;
+use crate::runtime::memory::PAGE;
 
-/// What contents begin at a multiple of.
-const ALIGN: usize = 4096;
 /// Contents that are held together, in bytes; a larger one is held alone.
 const ROOM: usize = 2 << 20;
 /// How many at most.
@@ -16,7 +15,7 @@ const COUNT: usize = 256;
 #[derive(Debug, Default)]
 pub(super) struct Arena {
     memory: Vec<u8>,
-    /// First byte at a multiple of [`ALIGN`].
+    /// First byte at a multiple of [`PAGE`].
     start: usize,
     used: usize,
 }
@@ -29,7 +28,7 @@ impl Arena {
         for place in places {
             if last != Some(place) {
                 last = Some(place);
-                bytes = bytes.saturating_add((place.plain_len() as usize).next_multiple_of(ALIGN));
+                bytes = bytes.saturating_add((place.plain_len() as usize).next_multiple_of(PAGE));
                 count += 1;
                 if n > 0 && (bytes > ROOM || count > COUNT) {
                     break;
@@ -46,19 +45,19 @@ impl Arena {
 
     /// Room for one content behind the others. What [`Arena::fitting`] did not count may not fit and be empty.
     pub(super) fn take(&mut self, length: usize) -> (Range<usize>, &mut [u8]) {
-        if self.used == 0 && self.memory.len() < length.max(ROOM).saturating_add(2 * ALIGN) {
+        if self.used == 0 && self.memory.len() < length.max(ROOM).saturating_add(2 * PAGE) {
             // The former goes first.
             self.memory = Vec::new();
-            self.memory = vec![0; length.max(ROOM).saturating_add(2 * ALIGN)];
+            self.memory = vec![0; length.max(ROOM).saturating_add(2 * PAGE)];
             // It may be said to be impossible; then contents are not aligned, which costs time only.
-            self.start = match self.memory.as_ptr().align_offset(ALIGN) {
-                n if n < ALIGN => n,
+            self.start = match self.memory.as_ptr().align_offset(PAGE) {
+                n if n < PAGE => n,
                 _ => 0,
             };
         }
         let from = self.start + self.used;
         let range = from..from.saturating_add(length);
-        self.used = self.used.saturating_add(length).next_multiple_of(ALIGN);
+        self.used = self.used.saturating_add(length).next_multiple_of(PAGE);
         (range.clone(), self.memory.get_mut(range).unwrap_or_default())
     }
 
@@ -86,7 +85,7 @@ mod tests {
             for (n, &length) in (1u8..).zip(lengths) {
                 let (range, out) = arena.take(length);
                 assert_eq!(out.len(), length);
-                assert_eq!(out.as_ptr().align_offset(ALIGN), 0);
+                assert_eq!(out.as_ptr().align_offset(PAGE), 0);
                 out.fill(n);
                 taken.push((n, range));
             }

@@ -7,12 +7,12 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use rustix::io::Errno;
 
 use crate::runtime::direct;
+use crate::runtime::memory::PAGE;
 
 /// Chunks that are written with one call at most.
 pub(super) const PIECES: usize = 256;
 /// Runs of zeros from this length on become holes; shorter ones are not worth a gap on the disk.
 const HOLE: usize = 64 << 10;
-const BLOCK: usize = 4096;
 
 /// Switches a new descriptor to writing around the page cache if `wanted` says so, and corrects `wanted` if it cannot be had.
 pub(super) fn set_direct(fd: BorrowedFd<'_>, wanted: &AtomicBool) {
@@ -47,7 +47,7 @@ struct Output<'a> {
 impl Output<'_> {
     fn with_holes(&self, offset: u64, data: &[u8]) -> rustix::io::Result<()> {
         let (mut start, mut zeros, mut at) = (0, 0, 0);
-        for block in data.chunks(BLOCK) {
+        for block in data.chunks(PAGE) {
             if is_zero(block) {
                 zeros += block.len();
             } else {
@@ -97,7 +97,7 @@ impl Output<'_> {
 fn has_hole(data: &[u8]) -> bool {
     let mut zeros = 0;
     data.len() >= HOLE
-        && data.chunks(BLOCK).any(|block| {
+        && data.chunks(PAGE).any(|block| {
             zeros = if is_zero(block) { zeros + block.len() } else { 0 };
             zeros >= HOLE
         })
@@ -131,7 +131,7 @@ mod tests {
     fn long_zeros_are_left_out_where_nothing_is_and_written_where_something_was() {
         let zeros = vec![0u8; HOLE];
         let ones = vec![1u8; HOLE];
-        let half: Vec<u8> = [&ones[..BLOCK], &zeros, &ones[..BLOCK]].concat();
+        let half: Vec<u8> = [&ones[..PAGE], &zeros, &ones[..PAGE]].concat();
         for was in [0, u64::MAX] {
             let file = tempfile::tempfile().unwrap();
             let before = vec![9u8; 4 * HOLE];

@@ -20,7 +20,7 @@ use crate::model::{Id, Node, NodeKind};
 /// Rounds that are fetched at the same time: while one waits for its last answers the next is under way.
 const AT_ONCE: usize = 2;
 /// What disks and direct I/O work in.
-const PAGE: u64 = 4096;
+const PAGE: u64 = crate::runtime::memory::PAGE as u64;
 /// Never removed from the top of a target: our own marks, and what a file system keeps for its check.
 const KEPT: [&[u8]; 2] = [super::marker::DIR.as_bytes(), b"lost+found"];
 
