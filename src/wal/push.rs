@@ -56,9 +56,11 @@ impl Folder {
         let pushed = self.push_checked(name, file, source, held).await?;
         self.drop_tips(name).await;
         self.note(name).await;
-        if pushed == Pushed::Stored {
-            let size = self.known_identity().await?.segment_size;
-            self.watch_split(name.timeline, name.start(size)).await;
+        // It is stored: what cannot be looked up now is no failure of it.
+        if pushed == Pushed::Stored
+            && let Ok(identity) = self.known_identity().await
+        {
+            self.watch_split(name.timeline, name.start(identity.segment_size)).await;
         }
         Ok(pushed)
     }

@@ -1,6 +1,5 @@
 //! Accepts connections and answers them.
 
-use crate::model::SystemId;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write;
@@ -21,6 +20,7 @@ use super::super::shipper::Shipper;
 use super::listen::Listening;
 use crate::app::blocking;
 use crate::error::{Context, Error, Kind, Result};
+use crate::model::SystemId;
 use crate::runtime::Cancel;
 use crate::wal::Mode;
 
