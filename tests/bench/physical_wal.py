@@ -91,6 +91,7 @@ def push(cluster, one, names, limit_mib=None):
     reset(status)
     failed = int(cluster.sql("SELECT failed_count FROM pg_stat_archiver"))
     pid = archiver(cluster)
+    warm(cluster, names)
     os.sync()
     with measure.Cgroup(limit_mib) as group:
         with tree.Watch(group) if group else contextlib.nullcontext() as watch:
@@ -115,6 +116,15 @@ def push(cluster, one, names, limit_mib=None):
     if failures:
         note(f"  {one.name}: the server's archive_command failed {failures} times")
     return cost
+
+
+def warm(cluster, names):
+    """Reads what is to be archived: else whoever is first pays for reading it from the disk, and the others do not. Where memory does not
+    hold it, everybody pays."""
+    for name in names:
+        with open(f"{cluster.data}/pg_wal/{name}", "rb") as file:
+            while file.read(1 << 20):
+                pass
 
 
 def reset(status):

@@ -189,6 +189,9 @@ impl Inner {
     fn read_at(&self, key: &Key, file: &File, range: Range<u64>) -> Result<Bytes> {
         let wanted = usize::try_from(range.end - range.start)
             .map_err(|e| Error::new(ErrorKind::Invalid, format!("{key} is too large to be read at once")).because(e))?;
+        if let Some(read) = direct::read(file, &range) {
+            return Ok(read);
+        }
         let mut out = Vec::with_capacity(wanted);
         while out.len() < wanted {
             // Straight into the unused capacity: no zeroing first. The capacity may be a little larger than asked for.
