@@ -1,6 +1,7 @@
 """The programs that save a whole cluster, each told to do the same things: save, save again, restore, and say what it stored.
 They run as the user that the server runs as, and keep everything below one folder of that user's."""
 
+import glob
 import json
 import os
 import shlex
@@ -194,11 +195,17 @@ class PgBackRest(Program):
     def archive(self):
         return f"{self.place}/repo/archive"
 
+    def direct(self):
+        """What `self.binary`, which is a script, ends with. A server calls it for every segment, and an installed pgBackRest is no script."""
+        lib = f"{os.path.dirname(os.path.dirname(self.binary))}/lib"
+        (loader,) = glob.glob(f"{lib}/ld-linux*.so.*")
+        return f"{loader} --argv0 {self.binary} --library-path {lib} {lib}/pgbackrest --config={self.config} --stanza={STANZA}"
+
     def archive_command(self):
-        return f"{self.binary} --config={self.config} --stanza={STANZA} archive-push %p"
+        return f"{self.direct()} archive-push %p"
 
     def restore_command(self, data):
-        return f"{self.binary} --config={self.config} --stanza={STANZA} --pg1-path={data} archive-get %f %p"
+        return f"{self.direct()} --pg1-path={data} archive-get %f %p"
 
 
 class PgBaseBackup(Program):
