@@ -81,8 +81,11 @@ impl Prefetcher {
         if let Some((path, bytes)) = self.take(file, mode).await {
             match self.copy(&path, &out, bytes).await {
                 Ok(fetched) => return Ok(fetched),
-                // Somebody tidied up, or the disk is bad. The store has it.
-                Err(e) => tracing::warn!("{file} was fetched ahead in vain: {}", e.chain()),
+                // Somebody tidied up, or the disk is bad. The store has it, and part of it may be written already.
+                Err(e) => {
+                    tracing::warn!("{file} was fetched ahead in vain: {}", e.chain());
+                    empty(&out)?;
+                }
             }
         }
         let fetched = self.folder.fetch(file, out, mode).await?;
@@ -116,7 +119,6 @@ impl Prefetcher {
     async fn copy(&self, path: &Path, out: &File, expected: u64) -> Result<Fetched> {
         let (path, mut out) = (path.to_path_buf(), out.try_clone().context(|| "open the file once more")?);
         blocking(move || {
-            use std::io::{Seek, SeekFrom};
             let doing = || format!("copy {}", path.display());
             let mut from = File::open(&path).context(doing)?;
             let bytes = std::io::copy(&mut from, &mut out).context(doing)?;
@@ -124,8 +126,6 @@ impl Prefetcher {
             if bytes == expected {
                 return Ok(Fetched::Delivered { bytes });
             }
-            out.seek(SeekFrom::Start(0)).context(doing)?;
-            out.set_len(0).context(doing)?;
             Err(crate::error::Error::new(Kind::Corrupt, format!("{} has {bytes} bytes", path.display())))
         })
         .await
@@ -207,6 +207,13 @@ async fn download(folder: &Folder, dir: &Path, name: SegmentName, size: SegmentS
 
 fn path(dir: &Path, name: SegmentName) -> PathBuf {
     dir.join(format!("{PREFIX}{name}"))
+}
+
+fn empty(mut out: &File) -> Result<()> {
+    use std::io::{Seek, SeekFrom};
+    let doing = || "empty the file to write to";
+    out.set_len(0).context(doing)?;
+    out.seek(SeekFrom::Start(0)).map(drop).context(doing)
 }
 
 fn remove(path: &Path) {

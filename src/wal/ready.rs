@@ -10,17 +10,16 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use futures::{StreamExt, stream};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
 use super::folder::Folder;
-use super::object::{PART, blocking};
+use super::object::blocking;
 use super::push::Pushed;
 use super::room::{Room, Share};
-use crate::error::{Context, Result};
-use crate::model::{SegmentName, SegmentSize, TimelineHistory, WalFile};
+use crate::error::{Context, Error, Kind, Result};
+use crate::model::{SegmentName, TimelineHistory, WalFile};
 
 /// How much goes up at once.
 #[derive(Debug, Clone, Copy)]
@@ -34,20 +33,7 @@ pub struct PushOptions {
     pub ahead: usize,
 }
 
-impl PushOptions {
-    /// What fits into `memory` bytes, and is of use on this machine.
-    #[must_use]
-    pub fn within(memory: u64, size: SegmentSize) -> Self {
-        let each = size.bytes().min(PART as u64) + (3 << 20);
-        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let fit = usize::try_from(memory / each).unwrap_or(usize::MAX);
-        // Requests wait for the network while others compress.
-        let parallel = fit.clamp(1, 2 * cores + 2);
-        Self { parallel, memory, ahead: 8 * parallel }
-    }
-}
-
-/// One file of [`Folder::push_ready`].
+/// One file of [`Folder::backfill`].
 #[derive(Debug)]
 pub struct PushedFile {
     /// Which.
@@ -85,33 +71,6 @@ fn segments_in(dir: &Path) -> Result<Vec<SegmentName>> {
 }
 
 impl Folder {
-    /// Stores everything that is ready, several files at once, and tells about each in order. After the first failure nothing
-    /// that comes later is told, though some of it may be stored. Nothing is marked as done: that is for the server.
-    ///
-    /// # Errors
-    /// When `archive_status` cannot be read. Failures of files are in the list, at its end.
-    pub async fn push_ready(&self, pg_wal: &Path, parallel: usize) -> Result<Vec<PushedFile>> {
-        let dir = pg_wal.to_path_buf();
-        let files = blocking(move || ready_files(&dir)).await?;
-        let mut pushes = stream::iter(files)
-            .map(|file| async {
-                let result = self.push_path(&file, &pg_wal.join(file.to_string()), &mut None).await;
-                PushedFile { file, result }
-            })
-            .buffered(parallel.max(1));
-        let mut done = Vec::new();
-        while let Some(pushed) = pushes.next().await {
-            let failed = pushed.result.is_err();
-            done.push(pushed);
-            if failed {
-                break;
-            }
-        }
-        drop(pushes);
-        self.flush().await;
-        Ok(done)
-    }
-
     /// Stores what a failover left behind: whole segments of older timelines that lie in `pg_wal` of the new primary, which its
     /// server never archives because it received them as a standby. `history` is that of its own timeline. Tells about each that was
     /// not there yet, in order; after the first failure nothing that comes later. One request for each candidate that is there.
@@ -239,7 +198,12 @@ impl Pusher {
 
     /// Starts what is ready behind `asked`, as far as there is room.
     async fn go_ahead(&self, asked: &str, pg_wal: &Path) {
-        let waiting = self.ahead.lock().files.len();
+        let waiting = {
+            let mut ahead = self.ahead.lock();
+            // The server asks in order: what comes before was archived by somebody else, or is of a history that was rewound.
+            ahead.files.retain(|name, _| name.as_str() > asked);
+            ahead.files.len()
+        };
         if waiting >= self.options.ahead.div_ceil(2) {
             return;
         }
@@ -280,7 +244,7 @@ impl Pusher {
     fn spawn(&self, ahead: &mut Ahead, file: WalFile, origin: Origin, length: u64) -> Arc<Slot> {
         while ahead.tasks.try_join_next().is_some() {}
         let (slot, folder, room) = (Arc::<Slot>::default(), self.folder.clone(), self.room.clone());
-        let answer = slot.clone();
+        let answer = Answer(slot.clone());
         ahead.tasks.spawn(async move {
             // In the order in which they were started.
             let mut share = room.share(length).await;
@@ -289,10 +253,29 @@ impl Pusher {
                 Origin::Path(path) => folder.push_path(&file, &path, &mut share).await,
             };
             drop(share);
-            *answer.state.lock() = State::Done(done);
-            answer.done.notify_waiters();
+            answer.give(done);
         });
         slot
+    }
+}
+
+/// Who has to answer. It does, whatever happens: somebody waits for it, and would for ever.
+struct Answer(Arc<Slot>);
+
+impl Answer {
+    fn give(&self, answer: Result<Pushed>) {
+        let mut state = self.0.state.lock();
+        if let State::Running = *state {
+            *state = State::Done(answer);
+        }
+        drop(state);
+        self.0.done.notify_waiters();
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        self.give(Err(Error::new(Kind::Bug, "a push ended without an answer")));
     }
 }
 

@@ -35,6 +35,8 @@ pub(super) struct Shipper {
     job: WalJob,
     /// Where segments wait that were read ahead; `None`: nothing is read ahead.
     prefetch: Option<PathBuf>,
+    /// For pushing, in bytes.
+    memory: u64,
     metrics: Option<WalMetrics>,
     archive: tokio::sync::Mutex<Option<Archive>>,
     systems: Mutex<BTreeMap<SystemId, System>>,
@@ -47,10 +49,17 @@ struct System {
 }
 
 impl Shipper {
+    /// For a process that does nothing else: two thirds of the budget instead of half of it, the rest being for reading.
+    pub(super) fn alone(mut self) -> Self {
+        self.memory = crate::app::memory_share(self.ctx.settings(), 3) * 2;
+        self
+    }
+
     /// Opens nothing yet. `prefetch` is a directory that nothing else uses.
     pub(super) fn new(ctx: Context, job: WalJob, prefetch: Option<PathBuf>, metrics: Option<WalMetrics>) -> Self {
         let prefetch = prefetch.filter(|_| job.settings.prefetch > 0);
-        Self { ctx, job, prefetch, metrics, archive: tokio::sync::Mutex::default(), systems: Mutex::default() }
+        let memory = crate::app::memory_share(ctx.settings(), 2);
+        Self { ctx, job, prefetch, metrics, memory, archive: tokio::sync::Mutex::default(), systems: Mutex::default() }
     }
 
     pub(super) fn job(&self) -> &WalJob {
@@ -180,10 +189,12 @@ impl Shipper {
             Some(prefetcher) => prefetcher.fetch(file, out, mode).await?,
             None => pusher.folder().fetch(file, out, mode).await?,
         };
-        let bytes = || Ok::<_, Error>(counted.metadata().context(|| "look at the file")?.len());
         Ok(match fetched {
-            Fetched::Delivered { .. } => Delivery::Delivered { bytes: bytes()?, until: None },
-            Fetched::Unfinished { until } => Delivery::Delivered { bytes: bytes()?, until: Some(until) },
+            Fetched::Delivered { bytes } => Delivery::Delivered { bytes, until: None },
+            Fetched::Unfinished { until } => {
+                let bytes = counted.metadata().context(|| "look at the file")?.len();
+                Delivery::Delivered { bytes, until: Some(until) }
+            }
             Fetched::Missing { why, .. } => Delivery::Missing(why),
         })
     }
@@ -218,8 +229,8 @@ impl Shipper {
         let parallel = super::parallel(&self.ctx, &self.job, segment);
         let prefetcher = self.prefetcher(folder.clone(), id, parallel).await;
         let at_once = self.job.settings.parallel;
-        let memory = crate::app::memory_share(self.ctx.settings(), 2);
-        let pusher = Arc::new(Pusher::new(folder, PushOptions { parallel: at_once, memory, ahead: AHEAD * at_once }));
+        let pusher =
+            Arc::new(Pusher::new(folder, PushOptions { parallel: at_once, memory: self.memory, ahead: AHEAD * at_once }));
         let mut systems = self.systems.lock();
         // Another call may have been faster; its answers are the ones that are kept.
         Ok(systems.entry(id).or_insert(System { pusher, prefetcher }).clone())

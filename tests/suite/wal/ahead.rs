@@ -46,28 +46,17 @@ async fn all_that_is_ready_is_stored_in_order() {
     let names: Vec<String> = ready_files(&dir).unwrap().iter().map(ToString::to_string).collect();
     assert_eq!((names.len(), &names[0][..], &names[4][..]), (31, "00000002.history", "000000010000000000000003.00000028.backup"));
     // A history file that comes first of all needs a cluster to belong to.
-    let done = place.folder().push_ready(&dir, 4).await.unwrap();
-    assert!(done.iter().all(|d| d.result.as_ref().is_ok_and(|p| *p == Pushed::Stored)), "{done:?}");
-    assert_eq!(done.iter().map(|d| d.file.to_string()).collect::<Vec<_>>(), names);
+    let pusher = Pusher::new(place.folder(), PushOptions { parallel: 4, memory: 64 << 20, ahead: 8 });
+    for (again, expected) in [(false, Pushed::Stored), (true, Pushed::Same)] {
+        for file in ready_files(&dir).unwrap() {
+            let source = File::open(dir.join(file.to_string())).unwrap();
+            let pushed = pusher.push(&file, source, Some(&dir).filter(|_| !again).map(|d| &**d)).await.unwrap();
+            assert_eq!(pushed, expected, "{file}");
+        }
+    }
     for number in 1..30 {
         assert_delivered(&place.folder(), 1, number).await;
     }
-    assert!(
-        place.folder().push_ready(&dir, 4).await.unwrap().iter().all(|d| d.result.as_ref().is_ok_and(|p| *p == Pushed::Same))
-    );
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_first_failure_ends_the_list() {
-    let place = Place::new();
-    let dir = pg_wal(&place, 1..20);
-    std::fs::write(dir.join(name(1, 7).to_string()), "short").unwrap();
-    let done = place.folder().push_ready(&dir, 4).await.unwrap();
-    assert_eq!(done.len(), 7);
-    let (last, before) = done.split_last().unwrap();
-    assert!(before.iter().all(|d| d.result.is_ok()) && last.result.is_err() && last.file == segment_file(1, 7));
-    std::fs::write(dir.join(name(1, 7).to_string()), segment(1, 7, 0)).unwrap();
-    assert_eq!(place.folder().push_ready(&dir, 4).await.unwrap().iter().filter(|d| d.result.is_ok()).count(), 19);
 }
 
 /// With a store that takes its time, several are under way at once, and none is sent twice.
