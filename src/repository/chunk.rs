@@ -140,10 +140,12 @@ impl Chunker {
         }
     }
 
-    /// Gives out what is left.
-    pub(crate) fn finish(mut self, out: &mut Vec<Bytes>) {
+    /// Gives out what is left, and says how much of its block is empty: that is nobody's as long as a chunk is there.
+    pub(crate) fn finish(mut self, out: &mut Vec<Bytes>) -> usize {
         self.grow();
+        let empty = self.block.capacity() - self.block.len();
         self.cut(true, out);
+        empty
     }
 
     fn grow(&mut self) {

@@ -3,7 +3,7 @@
 //! Plain form: `0x02 ‖ zstd(JSON)`, or JSON as it is in repositories of version 1 (first byte `{` or `[`). The name is
 //! the SHA-256 of the stored bytes, so every load checks it and reads once more before it gives up.
 
-use std::io::Read as _;
+use std::io::{self, BufWriter, Read as _};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -16,16 +16,22 @@ use crate::store::{Key, Payload, PutMode, Store};
 /// JSON of any such file is read up to this length: an index of restic's largest kind is 20 MB.
 const MAX_JSON: u64 = 512 << 20;
 const COMPRESSED: u8 = 2;
+/// How far back the compressor looks, as a power of two: names of blobs, which are most of it, do not repeat.
+const WINDOW: u32 = 17;
 
 /// Serializes, compresses (version 2 on) and seals.
 pub(super) fn encode<T: Serialize>(key: &MasterKey, version: u32, value: &T) -> Result<Vec<u8>> {
-    let json = serde_json::to_vec(value).map_err(|e| Error::new(Kind::Bug, "write JSON").because(e))?;
+    let bug = |e| Error::new(Kind::Bug, "write JSON").because(e);
     let plain = if version < 2 {
-        json
+        serde_json::to_vec(value).map_err(bug)?
     } else {
-        let mut plain = vec![COMPRESSED];
-        plain.extend(zstd::bulk::compress(&json, 3).context(|| "compress JSON")?);
-        plain
+        let doing = || "compress JSON";
+        let mut zstd = zstd::stream::write::Encoder::new(vec![COMPRESSED], 3).context(doing)?;
+        zstd.window_log(WINDOW).context(doing)?;
+        // Never all of the text at once: that of an index takes as much memory as a pack.
+        let mut text = BufWriter::with_capacity(64 << 10, zstd);
+        serde_json::to_writer(&mut text, value).map_err(bug)?;
+        text.into_inner().map_err(io::IntoInnerError::into_error).and_then(|zstd| zstd.finish()).context(doing)?
     };
     let mut sealed = Vec::new();
     key.seal_into(&plain, &mut sealed);

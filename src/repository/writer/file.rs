@@ -130,12 +130,17 @@ impl FileWriter {
     /// The run's first failure.
     pub fn end(mut self) -> Result<PendingFile> {
         let chunker = std::mem::replace(&mut self.chunker, Chunker::new(Chunking::Content, Blocks::default()));
-        chunker.finish(&mut self.cut);
-        self.hand_in().context(|| "store a file")?;
+        let unused = chunker.finish(&mut self.cut);
+        self.hand_in_pinning(unused as u64).context(|| "store a file")?;
         Ok(PendingFile { writer: self.writer, blobs: self.blobs, size: self.size, slots: self.slots })
     }
 
     fn hand_in(&mut self) -> io::Result<()> {
+        self.hand_in_pinning(0)
+    }
+
+    /// `unused`: bytes of the block that the last chunks are part of, and nobody needs.
+    fn hand_in_pinning(&mut self, mut unused: u64) -> io::Result<()> {
         if self.cut.is_empty() {
             return Ok(());
         }
@@ -144,7 +149,7 @@ impl FileWriter {
             let (slots, position) = (self.slots.clone(), self.blobs);
             self.blobs += 1;
             let done: Done = Box::new(move |_, saved| slots.set(position, saved));
-            self.writer.submit(BlobType::Data, chunk, done);
+            self.writer.submit_pinning(BlobType::Data, chunk, std::mem::take(&mut unused), done);
         }
         Ok(())
     }

@@ -33,11 +33,11 @@ impl Lane {
         let share = (3 * self.shared.gate.limit() / (4 * self.shared.options.lanes as u64)).max(1);
         let mut batch = Vec::with_capacity(LANES);
         while let Ok(first) = jobs.recv() {
-            let mut bytes = first.work.bytes();
+            let mut pinned = first.pinned;
             batch.push(first);
-            while batch.len() < LANES && bytes < share {
+            while batch.len() < LANES && pinned < share {
                 let Ok(job) = jobs.try_recv() else { break };
-                bytes += job.work.bytes();
+                pinned += job.pinned;
                 batch.push(job);
             }
             // A bug must end the run with an error, not leave everybody waiting for this lane.
@@ -46,7 +46,7 @@ impl Lane {
                 self.shared.fail(Error::new(Kind::Bug, "a thread of the writer ended abnormally"));
                 batch.clear();
                 // What of it was given back already does not matter: the count never goes below zero.
-                self.shared.gate.leave(bytes);
+                self.shared.gate.leave(pinned);
             }
         }
     }
@@ -55,12 +55,11 @@ impl Lane {
         let messages: Vec<&[u8]> = batch.iter().map(|j| j.work.message()).collect();
         let ids = if self.shared.has_failed() { vec![Id::default(); messages.len()] } else { sha256_many(&messages) };
         for (job, id) in batch.drain(..).zip(ids) {
-            let bytes = job.work.bytes();
             let saved = match job.work {
                 Work::Blob(kind, data) => self.save_named(kind, id, &data),
                 Work::Tree(tree) => self.save_large_tree(tree),
             };
-            self.shared.gate.leave(bytes);
+            self.shared.gate.leave(job.pinned);
             (job.done)(self, saved);
         }
     }

@@ -55,7 +55,7 @@ pub struct WriterOptions {
     pub pack_size: usize,
     /// Size at which a tree pack is closed, in bytes.
     pub tree_pack_size: usize,
-    /// Bytes of chunks that may wait or be in work.
+    /// Bytes of chunks that may wait or be in work, and of the blocks that they are part of.
     pub queue_bytes: u64,
     /// Packs being uploaded at the same time.
     pub uploads: usize,
@@ -81,10 +81,10 @@ impl WriterOptions {
     /// Options whose buffers stay within `budget` bytes for the whole process.
     ///
     /// Peak ≈ 25 MiB for the program + 48 B a known blob + 24 B a new one + (uploads + 1) packs + tree pack + queue +
-    /// per lane 3 × the largest blob (2 MiB) + per walker one block (4 MiB) + 180 B an entry of each directory of more
-    /// than 4,096 that is being stored: about 100 MiB on two processors, whatever the input, and as much as its client needs with a store of objects. A budget of 512 MiB and
-    /// more buys larger packs, and so fewer requests, and more uploads at a time; more processors than there are 32 MiB
-    /// in it are not used.
+    /// per lane 3 × the largest blob (2 MiB) + per walker two blocks (of 4 MiB) + 180 B an entry of each directory of more
+    /// than 4,096 that is being stored: about 100 MiB on two processors, whatever the input, and as much as its client needs
+    /// with a store of objects. A budget of 512 MiB and more buys larger packs, and so fewer requests, and more uploads at a
+    /// time; more processors than there are 32 MiB in it are not used.
     #[must_use]
     pub fn for_memory(budget: u64, level: i32) -> Self {
         let small = budget < 512 << 20;
@@ -115,6 +115,8 @@ pub type Done = Box<dyn FnOnce(&mut Lane, Option<Saved>) + Send>;
 
 struct Job {
     work: Work,
+    /// Bytes of memory that are not free before it is done: at least its own.
+    pinned: u64,
     done: Done,
 }
 
@@ -131,15 +133,6 @@ impl Work {
         match self {
             Self::Blob(_, data) => data,
             Self::Tree(_) => &[],
-        }
-    }
-
-    /// Bytes of the queue that it takes while it waits.
-    fn bytes(&self) -> u64 {
-        match self {
-            Self::Blob(_, data) => data.len() as u64,
-            // Its memory is taken since before it was handed in.
-            Self::Tree(_) => 0,
         }
     }
 }
@@ -301,7 +294,13 @@ impl Writer {
 
     /// Hands a blob in and returns once there is room for it; `done` is called later, on a lane.
     pub fn submit(&self, kind: BlobType, data: Bytes, done: Done) {
-        self.hand_in(Job { work: Work::Blob(kind, data), done });
+        self.submit_pinning(kind, data, 0, done);
+    }
+
+    /// [`Writer::submit`] for a blob that is part of memory of which so many bytes are of no use to anybody.
+    fn submit_pinning(&self, kind: BlobType, data: Bytes, unused: u64, done: Done) {
+        let pinned = data.len() as u64 + unused;
+        self.hand_in(Job { work: Work::Blob(kind, data), pinned, done });
     }
 
     /// Begins a directory with very many entries (about so many), to be handed in once it has them all.
@@ -314,18 +313,19 @@ impl Writer {
 
     /// [`Writer::submit`] for a directory with very many entries.
     pub fn submit_large_tree(&self, tree: LargeTree, done: Done) {
-        self.hand_in(Job { work: Work::Tree(tree), done });
+        // Its memory is taken since before it is handed in.
+        self.hand_in(Job { work: Work::Tree(tree), pinned: 0, done });
     }
 
     fn hand_in(&self, job: Job) {
-        let bytes = job.work.bytes();
-        self.shared.gate.enter(bytes);
+        let pinned = job.pinned;
+        self.shared.gate.enter(pinned);
         let sender = self.threads.jobs.lock().clone();
         if let Some(sender) = sender {
             // Lanes live as long as the sender, so this cannot fail while one is there.
             if sender.send(job).is_err() {
                 self.shared.fail(Error::new(Kind::Bug, "no lane takes work"));
-                self.shared.gate.leave(bytes);
+                self.shared.gate.leave(pinned);
             }
         }
     }

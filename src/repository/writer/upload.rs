@@ -61,11 +61,10 @@ impl Pending {
 
 impl Packer {
     pub(super) fn new(lock: Option<RepoLock>, options: &WriterOptions) -> Self {
+        // As large as it will be: memory that grows ends half as large again.
+        let first = Vec::with_capacity(options.pack_size + HEADER_ROOM);
         Self {
-            open: [
-                Mutex::new(PackBuilder::new(BlobType::Data, Vec::new())),
-                Mutex::new(PackBuilder::new(BlobType::Tree, Vec::new())),
-            ],
+            open: [Mutex::new(PackBuilder::new(BlobType::Data, first)), Mutex::new(PackBuilder::new(BlobType::Tree, Vec::new()))],
             spare: Arc::default(),
             uploads: Arc::new(Semaphore::new(options.uploads)),
             uploads_max: u32::try_from(options.uploads).unwrap_or(1),
