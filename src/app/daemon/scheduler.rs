@@ -8,6 +8,8 @@ use crate::schedule::{Schedule, Start};
 
 /// While another process runs a job, it is asked for again after this long.
 const ELSEWHERE_PAUSE: Duration = Duration::from_secs(15);
+/// A run that ended and is due all the same is started again after this long, so that clocks that disagree cost no loop.
+const STILL_DUE_PAUSE: Duration = Duration::from_secs(60);
 
 /// A job as the configuration has it. `T` is what runs it.
 #[derive(Debug, Clone)]
@@ -76,6 +78,8 @@ struct Running {
     store: String,
     /// What `last` was before.
     before: Option<Time>,
+    /// The time that the schedule named.
+    due: Time,
 }
 
 impl<T: Clone> Scheduler<T> {
@@ -153,7 +157,7 @@ impl<T: Clone> Scheduler<T> {
                 continue;
             }
             if let Some(state) = self.jobs.get_mut(&name) {
-                state.running = Some(Running { store, before: state.last });
+                state.running = Some(Running { store, before: state.last, due: start.due });
                 (state.last, state.not_before, state.wanted) = (Some(now), None, None);
                 out.push(Due { name, due: start.due, task: state.entry.task.clone() });
             }
@@ -171,16 +175,26 @@ impl<T: Clone> Scheduler<T> {
     /// A run ended. Returns whether the job is still in the configuration.
     pub(super) fn settled(&mut self, name: &str, how: Settled, now: Time) -> bool {
         let Some(state) = self.jobs.get_mut(name) else { return false };
-        let before = state.running.take().and_then(|r| r.before);
+        let ran = state.running.take();
         if state.gone {
             self.jobs.remove(name);
             return false;
         }
         match how {
-            Settled::At(begun) => state.last = Some(begun),
+            Settled::At(begun) => {
+                // Another process's clock may be ahead of this one; what is ahead counts as unknown.
+                let begun = begun.min(now);
+                state.last = Some(begun);
+                let missed = state.entry.schedule.missed(Some(begun), now);
+                if let (Some(ran), Some(missed)) = (ran, missed)
+                    && missed <= ran.due
+                {
+                    state.not_before = Some(later(now, STILL_DUE_PAUSE));
+                }
+            }
             Settled::Elsewhere => {
-                state.last = before;
-                state.not_before = Some(Time::new(now.secs.saturating_add(ELSEWHERE_PAUSE.as_secs().cast_signed()), now.nanos));
+                state.last = ran.and_then(|r| r.before);
+                state.not_before = Some(later(now, ELSEWHERE_PAUSE));
             }
         }
         true
@@ -208,4 +222,8 @@ impl<T: Clone> Scheduler<T> {
     pub(super) fn running(&self) -> usize {
         self.jobs.values().filter(|s| s.running.is_some()).count()
     }
+}
+
+fn later(t: Time, d: Duration) -> Time {
+    Time::new(t.secs.saturating_add(d.as_secs().cast_signed()), t.nanos.saturating_add(d.subsec_nanos()))
 }

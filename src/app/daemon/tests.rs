@@ -429,3 +429,23 @@ fn waking_is_planned_for_what_is_not_held_up() {
     let (new, _) = s.replace(vec![moved], Limits { total: 1, per_store: 1 }, now);
     assert_eq!(new, ["a/x"]);
 }
+
+#[test]
+fn a_run_that_ends_and_is_due_all_the_same_makes_no_loop() {
+    let (now, limits) = (t(START), Limits { total: 1, per_store: 1 });
+    let mut s = Scheduler::new(limits);
+    let entry = Entry { name: "a/x".into(), store: "s".into(), schedule: schedule("0 1 * * *", "a/x"), task: () };
+    s.replace(vec![entry], limits, now);
+    s.learned("a/x", None);
+    // Begun before the time that was named, by whatever clock.
+    assert_eq!(s.due(now)[0].due, t("2026-11-21T01:00:00Z"));
+    s.settled("a/x", Settled::At(t("2026-11-21T00:59:59Z")), now);
+    assert!(s.due(now).is_empty());
+    assert_eq!(s.wake(now), Some(Time::new(now.secs + 60, 0)));
+    let now = Time::new(now.secs + 60, 0);
+    assert_eq!(s.due(now).len(), 1);
+    // Begun tomorrow: it was done, and the next time comes.
+    s.settled("a/x", Settled::At(t("2026-11-22T01:00:00Z")), now);
+    assert!(s.due(now).is_empty());
+    assert_eq!(s.wake(now), Some(t("2026-11-22T01:00:00Z")));
+}
