@@ -122,7 +122,7 @@ impl Task for Drill {
         match drill::run(&ctx, &self.job, &options).await {
             Ok(drill::Outcome::Already(begun)) => {
                 tracing::info!("drilled already by another process, which began at {begun}");
-                Ended::Done(begun)
+                Ended::Done(by_the_clock_here(begun, due, ctx.clock().now()))
             }
             Ok(drill::Outcome::Elsewhere(who)) => {
                 tracing::info!("being drilled elsewhere: {who}");
@@ -136,7 +136,7 @@ impl Task for Drill {
                         seconds(report.rpo_seconds),
                         seconds(report.rto_seconds)
                     );
-                    Ended::Done(report.started)
+                    Ended::Done(by_the_clock_here(report.started, due, ctx.clock().now()))
                 }
                 Some(e) => {
                     tracing::error!("{}", e.report());
@@ -153,6 +153,12 @@ impl Task for Drill {
             }
         }
     }
+}
+
+/// When a drill that was due began, for the schedule, which knows the clock here; reports are dated by the store's, and one dated before
+/// `due` would make the same drill due again.
+fn by_the_clock_here(begun: Time, due: Time, now: Time) -> Time {
+    begun.max(due).min(now)
 }
 
 /// What shares a store's limit: the bucket, container or directory above the repositories.
@@ -255,5 +261,23 @@ struct OnDemand {
 impl wal::rebase::BaseJob for OnDemand {
     async fn make(&self, since: Time, cancel: &Cancel) -> bool {
         self.asker.ask(&self.name, since, cancel).await.is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_drill_that_was_made_is_not_due_again_whatever_the_stores_clock_says() {
+        let spec = crate::schedule::Spec::parse("0 2 * * *", None).unwrap();
+        let quiet = crate::schedule::QuietHours::default();
+        let schedule = Schedule::new(&spec, "a/x (drill)", std::time::Duration::ZERO, 0, quiet).unwrap();
+        let t = |text: &str| text.parse::<Time>().unwrap();
+        let (due, now) = (t("2026-11-21T02:00:00Z"), t("2026-11-21T02:10:00Z"));
+        for begun in ["2026-11-21T01:59:50Z", "2026-11-21T02:00:00Z", "2026-11-21T02:05:00Z", "2026-11-21T02:30:00Z"] {
+            let last = by_the_clock_here(t(begun), due, now);
+            assert_eq!(schedule.missed(Some(last), now), None, "{begun}");
+        }
     }
 }
