@@ -241,6 +241,18 @@ async fn the_history_is_used_once_the_repository_answers() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_cannot_answer_is_asked_anew_as_a_new_configuration_has_it() {
+    let world = World::new();
+    let never = |name| Fake { answers_from: t("2027-01-01T00:00:00Z"), ..fake(&world, name) };
+    let d = daemon(&world, loaded(vec![entry("0 2 * * *", never("a/x")), entry("0 2 * * *", never("a/y"))]));
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let corrected = vec![entry("0 2 * * *", fake(&world, "a/x")), entry("0 2 * * *", never("a/y"))];
+    d.events.send(Event::Replace(loaded(corrected))).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(world.said(), ["01:31:00 a/x begins"]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn limits_hold_and_nothing_starves() {
     let world = World::new();
     let entries = (0..9).map(|i| entry("0 2 * * *", fake(&world, &format!("a/j{i}")))).collect();

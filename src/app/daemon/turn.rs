@@ -183,6 +183,9 @@ impl Turn {
             metrics.iter().for_each(|m| m.next_run(None));
             if new.contains(&name) {
                 metrics.iter().for_each(JobMetrics::known);
+            }
+            // Who was asked and has not answered may not be able to: with a password, an address that was corrected now.
+            if new.contains(&name) || self.asked.contains_key(&name) {
                 self.ask(name, task);
             }
         }
@@ -331,9 +334,14 @@ async fn lookup(task: Arc<dyn Task>, at_once: Arc<Semaphore>, stop: Cancel) -> O
     let mut pause = LOOKUP_PAUSE.0;
     let mut said = String::new();
     loop {
-        let answer = {
+        let answer = async {
             let _turn = at_once.acquire().await;
             task.last_success().await
+        };
+        let answer = tokio::select! {
+            // A question that nobody wants answered keeps no other waiting.
+            () = stop.cancelled() => return None,
+            answer = answer => answer,
         };
         match answer {
             Ok(last) => {
