@@ -51,6 +51,17 @@ pub(super) enum Settled {
     Elsewhere,
 }
 
+/// What became of the job while it ran.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Meanwhile {
+    /// It is as it was.
+    Same,
+    /// It has another store now, where this run is not.
+    Moved,
+    /// It is not in the configuration any more.
+    Gone,
+}
+
 /// The state of all jobs.
 #[derive(Debug)]
 pub(super) struct Scheduler<T> {
@@ -140,6 +151,11 @@ impl<T: Clone> Scheduler<T> {
         }
     }
 
+    /// Begin of the last run that is known of.
+    pub(super) fn last(&self, name: &str) -> Option<Time> {
+        self.jobs.get(name).and_then(|state| state.last)
+    }
+
     /// The jobs to start now; they count as running from here on.
     pub(super) fn due(&mut self, now: Time) -> Vec<Due<T>> {
         let mut ready: Vec<(Start, String)> =
@@ -172,13 +188,17 @@ impl<T: Clone> Scheduler<T> {
         true
     }
 
-    /// A run ended. Returns whether the job is still in the configuration.
-    pub(super) fn settled(&mut self, name: &str, how: Settled, now: Time) -> bool {
-        let Some(state) = self.jobs.get_mut(name) else { return false };
+    /// A run ended. Returns what became of its job meanwhile.
+    pub(super) fn settled(&mut self, name: &str, how: Settled, now: Time) -> Meanwhile {
+        let Some(state) = self.jobs.get_mut(name) else { return Meanwhile::Gone };
         let ran = state.running.take();
         if state.gone {
             self.jobs.remove(name);
-            return false;
+            return Meanwhile::Gone;
+        }
+        if ran.as_ref().is_some_and(|r| r.store != state.entry.store) {
+            // What is known, or asked for, is of the new store.
+            return Meanwhile::Moved;
         }
         match how {
             Settled::At(begun) => {
@@ -197,7 +217,7 @@ impl<T: Clone> Scheduler<T> {
                 state.not_before = Some(later(now, ELSEWHERE_PAUSE));
             }
         }
-        true
+        Meanwhile::Same
     }
 
     /// When [`Scheduler::due`] has to be asked again if nothing else happens.

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
-use super::scheduler::{Entry, Limits, Scheduler, Settled};
+use super::scheduler::{Entry, Limits, Meanwhile, Scheduler, Settled};
 use super::turn::{Ended, Event, Loaded, Task, Turn};
 use super::wanted::{self, Asker};
 use crate::app::wal::daemon::Services;
@@ -365,6 +365,31 @@ async fn a_new_configuration_is_taken_over_while_jobs_run() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_run_that_ends_after_its_job_moved_is_none_of_the_new_store() {
+    let (old, new) = (World::new(), World::new());
+    let long = Fake { takes: Duration::from_secs(1500), ..fake(&old, "a/x") };
+    let d = daemon(&old, loaded(vec![entry("0 1 * * *", long)]));
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let moved = Entry { store: "new".into(), ..entry("0 1 * * *", fake(&new, "a/x")) };
+    d.events.send(Event::Replace(loaded(vec![moved]))).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    // Who wants a backup in the new store is not told of the one in the old.
+    let (since, cancel) = (t("2026-11-21T01:20:00Z"), Cancel::new());
+    // The run tells the metrics of its success.
+    d.metrics.job("a", "x").last_success(Some(t(START)));
+    let shown = "last_success_timestamp_seconds{tenant=\"a\",job=\"x\",operation=\"backup\"}";
+    let while_the_next_runs = async {
+        tokio::time::sleep(Duration::from_secs(23 * 60 + 30)).await;
+        assert!(!d.text().contains(shown), "{}", d.text());
+    };
+    let (told, ()) = tokio::join!(d.asker.ask("a/x", since, &cancel), while_the_next_runs);
+    assert_eq!((old.said(), new.said()), (vec!["01:30:00 a/x begins".into()], vec!["01:55:00 a/x begins".into()]));
+    assert!(told >= Some(t("2026-11-21T01:55:00Z")), "{told:?}");
+    let success = format!("{shown} {}", told.unwrap().secs);
+    assert!(d.text().contains(&success), "{success} {}", d.text());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_panic_ends_its_run_only() {
     let world = World::new();
     let d =
@@ -428,13 +453,13 @@ fn waking_is_planned_for_what_is_not_held_up() {
     // x was due yesterday at 2, y at 3.
     assert_eq!((due.len(), due[0].name.as_str(), due[0].due), (1, "a/x", t("2026-11-20T02:00:00Z")));
     assert_eq!(s.wake(now), None, "y waits for x");
-    assert!(s.settled("a/x", Settled::Elsewhere, now));
+    assert_eq!(s.settled("a/x", Settled::Elsewhere, now), Meanwhile::Same);
     assert_eq!(s.wake(now), Some(Time::new(now.secs + 15, 0)));
     assert_eq!(s.due(now)[0].name, "a/y");
     let (_, gone) = s.replace(vec![entry("a/x", "0 2 * * *")], Limits { total: 1, per_store: 1 }, now);
     assert_eq!(gone, ["a/y"]);
     assert_eq!(s.running(), 1);
-    assert!(!s.settled("a/y", Settled::At(now), now));
+    assert_eq!(s.settled("a/y", Settled::At(now), now), Meanwhile::Gone);
     assert_eq!(s.running(), 0);
     // The same job in another store has another history.
     let moved = Entry { store: "elsewhere".into(), ..entry("a/x", "0 2 * * *") };

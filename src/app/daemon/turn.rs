@@ -11,7 +11,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tracing::Instrument;
 
-use super::scheduler::{Due, Entry, Limits, Scheduler, Settled};
+use super::scheduler::{Due, Entry, Limits, Meanwhile, Scheduler, Settled};
 use super::wanted::Wanted;
 use crate::app::{heartbeat, wal};
 use crate::config::settings::{Heartbeat, Job};
@@ -183,6 +183,8 @@ impl Turn {
             metrics.iter().for_each(|m| m.next_run(None));
             if new.contains(&name) {
                 metrics.iter().for_each(JobMetrics::known);
+                // What was known was of another store.
+                metrics.iter().for_each(|m| m.last_success(None));
             }
             // Who was asked and has not answered may not be able to: with a password, an address that was corrected now.
             if new.contains(&name) || self.asked.contains_key(&name) {
@@ -266,6 +268,12 @@ impl Turn {
         }
     }
 
+    /// The run that ended is not in the store that the job has now: those who wait still need one.
+    fn want_again(&mut self, name: &str) {
+        let waiting = self.wanted.remove(name).unwrap_or_default();
+        waiting.into_iter().filter(|w| !w.answer.is_closed()).for_each(|w| self.want(w));
+    }
+
     fn ended(&mut self, ended: Result<(String, Time, Ended), tokio::task::JoinError>) {
         let Ok((name, begun, ended)) = ended else { return };
         let how = match ended {
@@ -273,18 +281,20 @@ impl Turn {
             Ended::Failed => Settled::At(begun),
             Ended::Elsewhere => Settled::Elsewhere,
         };
-        let known = self.scheduler.settled(&name, how, self.clock.now());
-        self.answer(&name, ended);
-        if let Some(metrics) = self.job_metrics(&name) {
-            if !known {
-                metrics.forget();
-                return;
-            }
-            metrics.running(false);
-            if let Ended::Done(at) = ended {
-                metrics.last_success(at);
-            }
+        let meanwhile = self.scheduler.settled(&name, how, self.clock.now());
+        match meanwhile {
+            Meanwhile::Moved => self.want_again(&name),
+            Meanwhile::Same | Meanwhile::Gone => self.answer(&name, ended),
         }
+        let Some(metrics) = self.job_metrics(&name) else { return };
+        match (meanwhile, ended) {
+            (Meanwhile::Gone, _) => return metrics.forget(),
+            (Meanwhile::Same, Ended::Done(at)) => metrics.last_success(Some(at)),
+            // The run itself told of its success.
+            (Meanwhile::Moved, _) => metrics.last_success(self.scheduler.last(&name)),
+            (Meanwhile::Same, Ended::Failed | Ended::Elsewhere) => {}
+        }
+        metrics.running(false);
     }
 
     fn told(&mut self, told: Result<Option<Told>, tokio::task::JoinError>) {
@@ -294,7 +304,7 @@ impl Turn {
         }
         self.asked.remove(&name);
         self.scheduler.learned(&name, last);
-        if let (Some(last), Some(metrics)) = (last, self.job_metrics(&name)) {
+        if let (Some(_), Some(metrics)) = (last, self.job_metrics(&name)) {
             metrics.last_success(last);
         }
     }
