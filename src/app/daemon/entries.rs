@@ -70,8 +70,8 @@ impl Builder {
         let name = job.selector().to_string();
         let quiet = ctx.settings().limits.quiet_hours.clone();
         let schedule = Schedule::new(&job.schedule, &name, job.jitter, 0, quiet)?;
-        let store = store_name(&ctx.tenant(&job.tenant)?.repository.store);
-        Ok(Entry { name, store, schedule, task: Arc::new(self.backup(ctx, job, memory)) })
+        let (store, history) = places(&ctx.tenant(&job.tenant)?.repository.store);
+        Ok(Entry { name, store, history, schedule, task: Arc::new(self.backup(ctx, job, memory)) })
     }
 
     fn backup(&self, ctx: &Context, job: &Job, memory: u64) -> Backup {
@@ -92,8 +92,9 @@ impl Builder {
         let name = format!("{}{DRILL}", job.selector());
         let quiet = ctx.settings().limits.quiet_hours.clone();
         let schedule = Schedule::new(&job.drill.schedule, &name, std::time::Duration::ZERO, 0, quiet)?;
-        let store = store_name(&ctx.tenant(&job.tenant)?.repository.store);
-        Ok(Some(Entry { name, store, schedule, task: Arc::new(Drill { ctx: ctx.clone(), job: job.clone(), metrics }) }))
+        let (store, history) = places(&ctx.tenant(&job.tenant)?.repository.store);
+        let task = Arc::new(Drill { ctx: ctx.clone(), job: job.clone(), metrics });
+        Ok(Some(Entry { name, store, history, schedule, task }))
     }
 }
 
@@ -161,15 +162,17 @@ fn by_the_clock_here(begun: Time, due: Time, now: Time) -> Time {
     begun.max(due).min(now)
 }
 
-/// What shares a store's limit: the bucket, container or directory above the repositories.
-fn store_name(settings: &store::Settings) -> String {
-    match &settings.url {
+/// What shares a store's limit: the bucket, container or directory above the repositories. And the repository in it.
+fn places(settings: &store::Settings) -> (String, String) {
+    let store = match &settings.url {
         StoreUrl::File { path, .. } => format!("file://{}", path.display()),
         StoreUrl::S3 { bucket, .. } => format!("s3://{}/{bucket}", settings.s3.endpoint.as_deref().unwrap_or_default()),
         StoreUrl::Azure { container, .. } => {
             format!("azblob://{}/{}/{container}", settings.azure.endpoint.as_deref().unwrap_or_default(), settings.azure.account)
         }
-    }
+    };
+    let repository = format!("{store}/{}", settings.url.prefix());
+    (store, repository)
 }
 
 /// A job of the configuration.
@@ -267,6 +270,30 @@ impl wal::rebase::BaseJob for OnDemand {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{Format, load_text};
+    use crate::runtime::SystemClock;
+
+    #[test]
+    fn another_environment_is_another_history_on_the_same_store() {
+        let (asker, _wanted) = super::super::wanted::channel();
+        let http = Http { metrics: None };
+        let builder = Builder { clock: Arc::new(SystemClock), metrics: Metrics::new("test"), http, asker };
+        let of = |environment: &str, folder: &str| {
+            let text = format!(
+                "environment: {environment}\nrepository: {{ url: 's3://bucket/{folder}', password: {{ value: x }} }}\ntenants:\n  a:\n    jobs:\n      x: {{ volume: {{ path: /x }}, drill: {{ schedule: '0 2 * * *' }} }}\n"
+            );
+            builder.build(load_text(&text, Format::Yaml, None, []).unwrap()).unwrap().entries
+        };
+        let before = of("test", "one");
+        assert_eq!(before.len(), 2);
+        for after in [of("live", "one"), of("test", "two")] {
+            for (before, after) in before.iter().zip(after) {
+                assert_eq!(before.store, after.store);
+                assert_ne!(before.history, after.history);
+            }
+        }
+        assert_eq!(before[0].history, of("test", "one")[0].history);
+    }
 
     #[test]
     fn a_drill_that_was_made_is_not_due_again_whatever_the_stores_clock_says() {

@@ -18,6 +18,8 @@ pub(super) struct Entry<T> {
     pub(super) name: String,
     /// Jobs with the same text share a store and its limit.
     pub(super) store: String,
+    /// The repository with its place in the store: another one knows of other runs.
+    pub(super) history: String,
     /// When it runs.
     pub(super) schedule: Schedule,
     /// Runs it.
@@ -56,7 +58,7 @@ pub(super) enum Settled {
 pub(super) enum Meanwhile {
     /// It is as it was.
     Same,
-    /// It has another store now, where this run is not.
+    /// It has another repository now, where this run is not.
     Moved,
     /// It is not in the configuration any more.
     Gone,
@@ -87,6 +89,7 @@ struct State<T> {
 #[derive(Debug)]
 struct Running {
     store: String,
+    history: String,
     /// What `last` was before.
     before: Option<Time>,
     /// The time that the schedule named.
@@ -107,7 +110,7 @@ impl<T: Clone> Scheduler<T> {
             names.insert(entry.name.clone());
             match self.jobs.get_mut(&entry.name) {
                 // Elsewhere means another history.
-                Some(state) if state.entry.store == entry.store => {
+                Some(state) if state.entry.history == entry.history => {
                     state.entry = entry;
                     state.gone = false;
                 }
@@ -173,7 +176,7 @@ impl<T: Clone> Scheduler<T> {
                 continue;
             }
             if let Some(state) = self.jobs.get_mut(&name) {
-                state.running = Some(Running { store, before: state.last, due: start.due });
+                state.running = Some(Running { store, history: state.entry.history.clone(), before: state.last, due: start.due });
                 (state.last, state.not_before, state.wanted) = (Some(now), None, None);
                 out.push(Due { name, due: start.due, task: state.entry.task.clone() });
             }
@@ -196,8 +199,8 @@ impl<T: Clone> Scheduler<T> {
             self.jobs.remove(name);
             return Meanwhile::Gone;
         }
-        if ran.as_ref().is_some_and(|r| r.store != state.entry.store) {
-            // What is known, or asked for, is of the new store.
+        if ran.as_ref().is_some_and(|r| r.history != state.entry.history) {
+            // What is known, or asked for, is of the new repository.
             return Meanwhile::Moved;
         }
         match how {

@@ -139,7 +139,7 @@ fn fake(world: &Arc<World>, name: &str) -> Fake {
 
 fn entry(text: &str, fake: Fake) -> Entry<Arc<dyn Task>> {
     let name = fake.name.clone();
-    Entry { schedule: schedule(text, &name), store: "s".into(), task: Arc::new(fake), name }
+    Entry { schedule: schedule(text, &name), store: "s".into(), history: "h".into(), task: Arc::new(fake), name }
 }
 
 fn loaded(entries: Vec<Entry<Arc<dyn Task>>>) -> Loaded {
@@ -370,7 +370,7 @@ async fn a_run_that_ends_after_its_job_moved_is_none_of_the_new_store() {
     let long = Fake { takes: Duration::from_secs(1500), ..fake(&old, "a/x") };
     let d = daemon(&old, loaded(vec![entry("0 1 * * *", long)]));
     tokio::time::sleep(Duration::from_secs(60)).await;
-    let moved = Entry { store: "new".into(), ..entry("0 1 * * *", fake(&new, "a/x")) };
+    let moved = Entry { history: "new".into(), ..entry("0 1 * * *", fake(&new, "a/x")) };
     d.events.send(Event::Replace(loaded(vec![moved]))).await.unwrap();
     tokio::time::sleep(Duration::from_secs(60)).await;
     // Who wants a backup in the new store is not told of the one in the old.
@@ -421,6 +421,7 @@ async fn the_grace_period_ends() {
     let entry = Entry {
         name: "a/deaf".into(),
         store: "s".into(),
+        history: "h".into(),
         schedule: schedule("every 1h", "a/deaf"),
         task: Arc::new(Deaf) as Arc<dyn Task>,
     };
@@ -442,7 +443,13 @@ impl Daemon {
 fn waking_is_planned_for_what_is_not_held_up() {
     let now = t(START);
     let mut s = Scheduler::new(Limits { total: 1, per_store: 1 });
-    let entry = |name: &str, text: &str| Entry { name: name.into(), store: "s".into(), schedule: schedule(text, name), task: () };
+    let entry = |name: &str, text: &str| Entry {
+        name: name.into(),
+        store: "s".into(),
+        history: "h".into(),
+        schedule: schedule(text, name),
+        task: (),
+    };
     let (new, gone) =
         s.replace(vec![entry("a/x", "0 2 * * *"), entry("a/y", "0 3 * * *")], Limits { total: 1, per_store: 1 }, now);
     assert_eq!((new.len(), gone.len()), (2, 0));
@@ -461,8 +468,8 @@ fn waking_is_planned_for_what_is_not_held_up() {
     assert_eq!(s.running(), 1);
     assert_eq!(s.settled("a/y", Settled::At(now), now), Meanwhile::Gone);
     assert_eq!(s.running(), 0);
-    // The same job in another store has another history.
-    let moved = Entry { store: "elsewhere".into(), ..entry("a/x", "0 2 * * *") };
+    // The same job in another repository has another history.
+    let moved = Entry { history: "elsewhere".into(), ..entry("a/x", "0 2 * * *") };
     let (new, _) = s.replace(vec![moved], Limits { total: 1, per_store: 1 }, now);
     assert_eq!(new, ["a/x"]);
 }
@@ -471,7 +478,8 @@ fn waking_is_planned_for_what_is_not_held_up() {
 fn a_run_that_ends_and_is_due_all_the_same_makes_no_loop() {
     let (now, limits) = (t(START), Limits { total: 1, per_store: 1 });
     let mut s = Scheduler::new(limits);
-    let entry = Entry { name: "a/x".into(), store: "s".into(), schedule: schedule("0 1 * * *", "a/x"), task: () };
+    let entry =
+        Entry { name: "a/x".into(), store: "s".into(), history: "h".into(), schedule: schedule("0 1 * * *", "a/x"), task: () };
     s.replace(vec![entry], limits, now);
     s.learned("a/x", None);
     // Begun before the time that was named, by whatever clock.

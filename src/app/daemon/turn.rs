@@ -183,7 +183,7 @@ impl Turn {
             metrics.iter().for_each(|m| m.next_run(None));
             if new.contains(&name) {
                 metrics.iter().for_each(JobMetrics::known);
-                // What was known was of another store.
+                // What was known was of another repository.
                 metrics.iter().for_each(|m| m.last_success(None));
             }
             // Who was asked and has not answered may not be able to: with a password, an address that was corrected now.
@@ -268,7 +268,7 @@ impl Turn {
         }
     }
 
-    /// The run that ended is not in the store that the job has now: those who wait still need one.
+    /// The run that ended is not in the repository that the job has now: those who wait still need one.
     fn want_again(&mut self, name: &str) {
         let waiting = self.wanted.remove(name).unwrap_or_default();
         waiting.into_iter().filter(|w| !w.answer.is_closed()).for_each(|w| self.want(w));
