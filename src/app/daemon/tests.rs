@@ -1,5 +1,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -250,6 +251,30 @@ async fn who_cannot_answer_is_asked_anew_as_a_new_configuration_has_it() {
     d.events.send(Event::Replace(loaded(corrected))).await.unwrap();
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert_eq!(world.said(), ["01:31:00 a/x begins"]);
+}
+
+#[derive(Debug)]
+struct PanicsOnce(Fake, AtomicBool);
+
+#[async_trait]
+impl Task for PanicsOnce {
+    async fn last_success(&self) -> Result<Option<Time>> {
+        assert!(self.1.swap(true, Relaxed), "as asked");
+        self.0.last_success().await
+    }
+
+    async fn run(&self, due: Time, cancel: &Cancel) -> Ended {
+        self.0.run(due, cancel).await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_question_that_panics_is_asked_again() {
+    let world = World::new();
+    let task = Arc::new(PanicsOnce(fake(&world, "a/x"), AtomicBool::new(false)));
+    let _d = daemon(&world, loaded(vec![Entry { task, ..entry("0 2 * * *", fake(&world, "a/x")) }]));
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(world.said(), ["01:30:05 a/x begins"]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -3,10 +3,12 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures::FutureExt as _;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tracing::Instrument;
@@ -346,7 +348,11 @@ async fn lookup(task: Arc<dyn Task>, at_once: Arc<Semaphore>, stop: Cancel) -> O
     loop {
         let answer = async {
             let _turn = at_once.acquire().await;
-            task.last_success().await
+            // In its own bounds, so that a panic is an answer that is asked for again, and not silence.
+            AssertUnwindSafe(task.last_success())
+                .catch_unwind()
+                .await
+                .unwrap_or_else(|_| Err(Error::new(Kind::Bug, "the question ended abnormally, which is a bug in strongroom")))
         };
         let answer = tokio::select! {
             // A question that nobody wants answered keeps no other waiting.
