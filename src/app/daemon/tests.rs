@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
-use super::scheduler::{Entry, Limits, Meanwhile, Scheduler, Settled};
+use super::scheduler::{Entry, Limits};
 use super::turn::{Ended, Event, Loaded, Task, Turn};
 use super::wanted::{self, Asker};
 use crate::app::wal::daemon::Services;
@@ -17,13 +17,13 @@ use crate::model::Time;
 use crate::runtime::{Cancel, Clock};
 use crate::schedule::{QuietHours, Schedule, Spec};
 
-const START: &str = "2026-11-21T01:30:00Z";
+pub(super) const START: &str = "2026-11-21T01:30:00Z";
 
-fn t(text: &str) -> Time {
+pub(super) fn t(text: &str) -> Time {
     text.parse().unwrap()
 }
 
-fn schedule(text: &str, name: &str) -> Schedule {
+pub(super) fn schedule(text: &str, name: &str) -> Schedule {
     Schedule::new(&Spec::parse(text, None).unwrap(), name, Duration::ZERO, 0, QuietHours::default()).unwrap()
 }
 
@@ -462,60 +462,4 @@ impl Daemon {
     fn text(&self) -> String {
         format!("{}", self.metrics)
     }
-}
-
-#[test]
-fn waking_is_planned_for_what_is_not_held_up() {
-    let now = t(START);
-    let mut s = Scheduler::new(Limits { total: 1, per_store: 1 });
-    let entry = |name: &str, text: &str| Entry {
-        name: name.into(),
-        store: "s".into(),
-        history: "h".into(),
-        schedule: schedule(text, name),
-        task: (),
-    };
-    let (new, gone) =
-        s.replace(vec![entry("a/x", "0 2 * * *"), entry("a/y", "0 3 * * *")], Limits { total: 1, per_store: 1 }, now);
-    assert_eq!((new.len(), gone.len()), (2, 0));
-    assert_eq!(s.wake(now), Some(t("2026-11-21T02:00:00Z")));
-    s.learned("a/x", None);
-    s.learned("a/y", None);
-    let due = s.due(now);
-    // x was due yesterday at 2, y at 3.
-    assert_eq!((due.len(), due[0].name.as_str(), due[0].due), (1, "a/x", t("2026-11-20T02:00:00Z")));
-    assert_eq!(s.wake(now), None, "y waits for x");
-    assert_eq!(s.settled("a/x", Settled::Elsewhere, now), Meanwhile::Same);
-    assert_eq!(s.wake(now), Some(Time::new(now.secs + 15, 0)));
-    assert_eq!(s.due(now)[0].name, "a/y");
-    let (_, gone) = s.replace(vec![entry("a/x", "0 2 * * *")], Limits { total: 1, per_store: 1 }, now);
-    assert_eq!(gone, ["a/y"]);
-    assert_eq!(s.running(), 1);
-    assert_eq!(s.settled("a/y", Settled::At(now), now), Meanwhile::Gone);
-    assert_eq!(s.running(), 0);
-    // The same job in another repository has another history.
-    let moved = Entry { history: "elsewhere".into(), ..entry("a/x", "0 2 * * *") };
-    let (new, _) = s.replace(vec![moved], Limits { total: 1, per_store: 1 }, now);
-    assert_eq!(new, ["a/x"]);
-}
-
-#[test]
-fn a_run_that_ends_and_is_due_all_the_same_makes_no_loop() {
-    let (now, limits) = (t(START), Limits { total: 1, per_store: 1 });
-    let mut s = Scheduler::new(limits);
-    let entry =
-        Entry { name: "a/x".into(), store: "s".into(), history: "h".into(), schedule: schedule("0 1 * * *", "a/x"), task: () };
-    s.replace(vec![entry], limits, now);
-    s.learned("a/x", None);
-    // Begun before the time that was named, by whatever clock.
-    assert_eq!(s.due(now)[0].due, t("2026-11-21T01:00:00Z"));
-    s.settled("a/x", Settled::At(t("2026-11-21T00:59:59Z")), now);
-    assert!(s.due(now).is_empty());
-    assert_eq!(s.wake(now), Some(Time::new(now.secs + 60, 0)));
-    let now = Time::new(now.secs + 60, 0);
-    assert_eq!(s.due(now).len(), 1);
-    // Begun tomorrow: it was done, and the next time comes.
-    s.settled("a/x", Settled::At(t("2026-11-22T01:00:00Z")), now);
-    assert!(s.due(now).is_empty());
-    assert_eq!(s.wake(now), Some(t("2026-11-22T01:00:00Z")));
 }
