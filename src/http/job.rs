@@ -112,9 +112,17 @@ impl JobMetrics {
         }
     }
 
-    /// A successful backup begun at that time was found in the repository.
-    pub fn last_success(&self, begun: Time) {
-        self.families.last_success.get_or_create(&self.operation("backup")).set(seconds(begun));
+    /// When the last successful backup in the repository began; `None` where that is not known.
+    pub fn last_success(&self, begun: Option<Time>) {
+        let operation = self.operation("backup");
+        match begun {
+            Some(begun) => {
+                self.families.last_success.get_or_create(&operation).set(seconds(begun));
+            }
+            None => {
+                self.families.last_success.remove(&operation);
+            }
+        }
     }
 
     /// Retention looked at the job: this many complete snapshots are left, this many went.

@@ -100,6 +100,11 @@ impl WalMetrics {
         f.failing.get_or_create(&self.job).set(1);
     }
 
+    /// The store takes WAL again; nothing was pushed.
+    pub fn recovered(&self) {
+        self.families.wal.failing.get_or_create(&self.job).set(0);
+    }
+
     /// Whether its socket is served.
     pub fn listening(&self, up: bool) {
         self.families.wal.listening.get_or_create(&self.job).set(i64::from(up));

@@ -70,8 +70,8 @@ impl Builder {
         let name = job.selector().to_string();
         let quiet = ctx.settings().limits.quiet_hours.clone();
         let schedule = Schedule::new(&job.schedule, &name, job.jitter, 0, quiet)?;
-        let store = store_name(&ctx.tenant(&job.tenant)?.repository.store);
-        Ok(Entry { name, store, schedule, task: Arc::new(self.backup(ctx, job, memory)) })
+        let (store, history) = places(&ctx.tenant(&job.tenant)?.repository.store);
+        Ok(Entry { name, store, history, schedule, task: Arc::new(self.backup(ctx, job, memory)) })
     }
 
     fn backup(&self, ctx: &Context, job: &Job, memory: u64) -> Backup {
@@ -92,8 +92,9 @@ impl Builder {
         let name = format!("{}{DRILL}", job.selector());
         let quiet = ctx.settings().limits.quiet_hours.clone();
         let schedule = Schedule::new(&job.drill.schedule, &name, std::time::Duration::ZERO, 0, quiet)?;
-        let store = store_name(&ctx.tenant(&job.tenant)?.repository.store);
-        Ok(Some(Entry { name, store, schedule, task: Arc::new(Drill { ctx: ctx.clone(), job: job.clone(), metrics }) }))
+        let (store, history) = places(&ctx.tenant(&job.tenant)?.repository.store);
+        let task = Arc::new(Drill { ctx: ctx.clone(), job: job.clone(), metrics });
+        Ok(Some(Entry { name, store, history, schedule, task }))
     }
 }
 
@@ -122,7 +123,7 @@ impl Task for Drill {
         match drill::run(&ctx, &self.job, &options).await {
             Ok(drill::Outcome::Already(begun)) => {
                 tracing::info!("drilled already by another process, which began at {begun}");
-                Ended::Done(begun)
+                Ended::Done(by_the_clock_here(begun, due, ctx.clock().now()))
             }
             Ok(drill::Outcome::Elsewhere(who)) => {
                 tracing::info!("being drilled elsewhere: {who}");
@@ -136,7 +137,7 @@ impl Task for Drill {
                         seconds(report.rpo_seconds),
                         seconds(report.rto_seconds)
                     );
-                    Ended::Done(report.started)
+                    Ended::Done(by_the_clock_here(report.started, due, ctx.clock().now()))
                 }
                 Some(e) => {
                     tracing::error!("{}", e.report());
@@ -155,15 +156,23 @@ impl Task for Drill {
     }
 }
 
-/// What shares a store's limit: the bucket, container or directory above the repositories.
-fn store_name(settings: &store::Settings) -> String {
-    match &settings.url {
+/// When a drill that was due began, for the schedule, which knows the clock here; reports are dated by the store's, and one dated before
+/// `due` would make the same drill due again.
+fn by_the_clock_here(begun: Time, due: Time, now: Time) -> Time {
+    begun.max(due).min(now)
+}
+
+/// What shares a store's limit: the bucket, container or directory above the repositories. And the repository in it.
+fn places(settings: &store::Settings) -> (String, String) {
+    let store = match &settings.url {
         StoreUrl::File { path, .. } => format!("file://{}", path.display()),
         StoreUrl::S3 { bucket, .. } => format!("s3://{}/{bucket}", settings.s3.endpoint.as_deref().unwrap_or_default()),
         StoreUrl::Azure { container, .. } => {
             format!("azblob://{}/{}/{container}", settings.azure.endpoint.as_deref().unwrap_or_default(), settings.azure.account)
         }
-    }
+    };
+    let repository = format!("{store}/{}", settings.url.prefix());
+    (store, repository)
 }
 
 /// A job of the configuration.
@@ -255,5 +264,47 @@ struct OnDemand {
 impl wal::rebase::BaseJob for OnDemand {
     async fn make(&self, since: Time, cancel: &Cancel) -> bool {
         self.asker.ask(&self.name, since, cancel).await.is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Format, load_text};
+    use crate::runtime::SystemClock;
+
+    #[test]
+    fn another_environment_is_another_history_on_the_same_store() {
+        let (asker, _wanted) = super::super::wanted::channel();
+        let http = Http { metrics: None };
+        let builder = Builder { clock: Arc::new(SystemClock), metrics: Metrics::new("test"), http, asker };
+        let of = |environment: &str, folder: &str| {
+            let text = format!(
+                "environment: {environment}\nrepository: {{ url: 's3://bucket/{folder}', password: {{ value: x }} }}\ntenants:\n  a:\n    jobs:\n      x: {{ volume: {{ path: /x }}, drill: {{ schedule: '0 2 * * *' }} }}\n"
+            );
+            builder.build(load_text(&text, Format::Yaml, None, []).unwrap()).unwrap().entries
+        };
+        let before = of("test", "one");
+        assert_eq!(before.len(), 2);
+        for after in [of("live", "one"), of("test", "two")] {
+            for (before, after) in before.iter().zip(after) {
+                assert_eq!(before.store, after.store);
+                assert_ne!(before.history, after.history);
+            }
+        }
+        assert_eq!(before[0].history, of("test", "one")[0].history);
+    }
+
+    #[test]
+    fn a_drill_that_was_made_is_not_due_again_whatever_the_stores_clock_says() {
+        let spec = crate::schedule::Spec::parse("0 2 * * *", None).unwrap();
+        let quiet = crate::schedule::QuietHours::default();
+        let schedule = Schedule::new(&spec, "a/x (drill)", std::time::Duration::ZERO, 0, quiet).unwrap();
+        let t = |text: &str| text.parse::<Time>().unwrap();
+        let (due, now) = (t("2026-11-21T02:00:00Z"), t("2026-11-21T02:10:00Z"));
+        for begun in ["2026-11-21T01:59:50Z", "2026-11-21T02:00:00Z", "2026-11-21T02:05:00Z", "2026-11-21T02:30:00Z"] {
+            let last = by_the_clock_here(t(begun), due, now);
+            assert_eq!(schedule.missed(Some(last), now), None, "{begun}");
+        }
     }
 }

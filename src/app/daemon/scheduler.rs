@@ -8,6 +8,8 @@ use crate::schedule::{Schedule, Start};
 
 /// While another process runs a job, it is asked for again after this long.
 const ELSEWHERE_PAUSE: Duration = Duration::from_secs(15);
+/// A run that ended and is due all the same is started again after this long, so that clocks that disagree cost no loop.
+const STILL_DUE_PAUSE: Duration = Duration::from_secs(60);
 
 /// A job as the configuration has it. `T` is what runs it.
 #[derive(Debug, Clone)]
@@ -16,6 +18,8 @@ pub(super) struct Entry<T> {
     pub(super) name: String,
     /// Jobs with the same text share a store and its limit.
     pub(super) store: String,
+    /// The repository with its place in the store: another one knows of other runs.
+    pub(super) history: String,
     /// When it runs.
     pub(super) schedule: Schedule,
     /// Runs it.
@@ -49,6 +53,17 @@ pub(super) enum Settled {
     Elsewhere,
 }
 
+/// What became of the job while it ran.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Meanwhile {
+    /// It is as it was.
+    Same,
+    /// It has another repository now, where this run is not.
+    Moved,
+    /// It is not in the configuration any more.
+    Gone,
+}
+
 /// The state of all jobs.
 #[derive(Debug)]
 pub(super) struct Scheduler<T> {
@@ -74,8 +89,11 @@ struct State<T> {
 #[derive(Debug)]
 struct Running {
     store: String,
+    history: String,
     /// What `last` was before.
     before: Option<Time>,
+    /// The time that the schedule named.
+    due: Time,
 }
 
 impl<T: Clone> Scheduler<T> {
@@ -92,7 +110,7 @@ impl<T: Clone> Scheduler<T> {
             names.insert(entry.name.clone());
             match self.jobs.get_mut(&entry.name) {
                 // Elsewhere means another history.
-                Some(state) if state.entry.store == entry.store => {
+                Some(state) if state.entry.history == entry.history => {
                     state.entry = entry;
                     state.gone = false;
                 }
@@ -136,6 +154,11 @@ impl<T: Clone> Scheduler<T> {
         }
     }
 
+    /// Begin of the last run that is known of.
+    pub(super) fn last(&self, name: &str) -> Option<Time> {
+        self.jobs.get(name).and_then(|state| state.last)
+    }
+
     /// The jobs to start now; they count as running from here on.
     pub(super) fn due(&mut self, now: Time) -> Vec<Due<T>> {
         let mut ready: Vec<(Start, String)> =
@@ -153,7 +176,7 @@ impl<T: Clone> Scheduler<T> {
                 continue;
             }
             if let Some(state) = self.jobs.get_mut(&name) {
-                state.running = Some(Running { store, before: state.last });
+                state.running = Some(Running { store, history: state.entry.history.clone(), before: state.last, due: start.due });
                 (state.last, state.not_before, state.wanted) = (Some(now), None, None);
                 out.push(Due { name, due: start.due, task: state.entry.task.clone() });
             }
@@ -168,22 +191,36 @@ impl<T: Clone> Scheduler<T> {
         true
     }
 
-    /// A run ended. Returns whether the job is still in the configuration.
-    pub(super) fn settled(&mut self, name: &str, how: Settled, now: Time) -> bool {
-        let Some(state) = self.jobs.get_mut(name) else { return false };
-        let before = state.running.take().and_then(|r| r.before);
+    /// A run ended. Returns what became of its job meanwhile.
+    pub(super) fn settled(&mut self, name: &str, how: Settled, now: Time) -> Meanwhile {
+        let Some(state) = self.jobs.get_mut(name) else { return Meanwhile::Gone };
+        let ran = state.running.take();
         if state.gone {
             self.jobs.remove(name);
-            return false;
+            return Meanwhile::Gone;
+        }
+        if ran.as_ref().is_some_and(|r| r.history != state.entry.history) {
+            // What is known, or asked for, is of the new repository.
+            return Meanwhile::Moved;
         }
         match how {
-            Settled::At(begun) => state.last = Some(begun),
+            Settled::At(begun) => {
+                // Another process's clock may be ahead of this one; what is ahead counts as unknown.
+                let begun = begun.min(now);
+                state.last = Some(begun);
+                let missed = state.entry.schedule.missed(Some(begun), now);
+                if let (Some(ran), Some(missed)) = (ran, missed)
+                    && missed <= ran.due
+                {
+                    state.not_before = Some(later(now, STILL_DUE_PAUSE));
+                }
+            }
             Settled::Elsewhere => {
-                state.last = before;
-                state.not_before = Some(Time::new(now.secs.saturating_add(ELSEWHERE_PAUSE.as_secs().cast_signed()), now.nanos));
+                state.last = ran.and_then(|r| r.before);
+                state.not_before = Some(later(now, ELSEWHERE_PAUSE));
             }
         }
-        true
+        Meanwhile::Same
     }
 
     /// When [`Scheduler::due`] has to be asked again if nothing else happens.
@@ -207,5 +244,76 @@ impl<T: Clone> Scheduler<T> {
     /// How many jobs run.
     pub(super) fn running(&self) -> usize {
         self.jobs.values().filter(|s| s.running.is_some()).count()
+    }
+}
+
+fn later(t: Time, d: Duration) -> Time {
+    Time::new(t.secs.saturating_add(d.as_secs().cast_signed()), t.nanos.saturating_add(d.subsec_nanos()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{START, schedule, t};
+    use super::*;
+
+    #[test]
+    fn waking_is_planned_for_what_is_not_held_up() {
+        let now = t(START);
+        let mut s = Scheduler::new(Limits { total: 1, per_store: 1 });
+        let entry = |name: &str, text: &str| Entry {
+            name: name.into(),
+            store: "s".into(),
+            history: "h".into(),
+            schedule: schedule(text, name),
+            task: (),
+        };
+        let (new, gone) =
+            s.replace(vec![entry("a/x", "0 2 * * *"), entry("a/y", "0 3 * * *")], Limits { total: 1, per_store: 1 }, now);
+        assert_eq!((new.len(), gone.len()), (2, 0));
+        assert_eq!(s.wake(now), Some(t("2026-11-21T02:00:00Z")));
+        s.learned("a/x", None);
+        s.learned("a/y", None);
+        let due = s.due(now);
+        // x was due yesterday at 2, y at 3.
+        assert_eq!((due.len(), due[0].name.as_str(), due[0].due), (1, "a/x", t("2026-11-20T02:00:00Z")));
+        assert_eq!(s.wake(now), None, "y waits for x");
+        assert_eq!(s.settled("a/x", Settled::Elsewhere, now), Meanwhile::Same);
+        assert_eq!(s.wake(now), Some(Time::new(now.secs + 15, 0)));
+        assert_eq!(s.due(now)[0].name, "a/y");
+        let (_, gone) = s.replace(vec![entry("a/x", "0 2 * * *")], Limits { total: 1, per_store: 1 }, now);
+        assert_eq!(gone, ["a/y"]);
+        assert_eq!(s.running(), 1);
+        assert_eq!(s.settled("a/y", Settled::At(now), now), Meanwhile::Gone);
+        assert_eq!(s.running(), 0);
+        // The same job in another repository has another history.
+        let moved = Entry { history: "elsewhere".into(), ..entry("a/x", "0 2 * * *") };
+        let (new, _) = s.replace(vec![moved], Limits { total: 1, per_store: 1 }, now);
+        assert_eq!(new, ["a/x"]);
+    }
+
+    #[test]
+    fn a_run_that_ends_and_is_due_all_the_same_makes_no_loop() {
+        let (now, limits) = (t(START), Limits { total: 1, per_store: 1 });
+        let mut s = Scheduler::new(limits);
+        let entry = Entry {
+            name: "a/x".into(),
+            store: "s".into(),
+            history: "h".into(),
+            schedule: schedule("0 1 * * *", "a/x"),
+            task: (),
+        };
+        s.replace(vec![entry], limits, now);
+        s.learned("a/x", None);
+        // Begun before the time that was named, by whatever clock.
+        assert_eq!(s.due(now)[0].due, t("2026-11-21T01:00:00Z"));
+        s.settled("a/x", Settled::At(t("2026-11-21T00:59:59Z")), now);
+        assert!(s.due(now).is_empty());
+        assert_eq!(s.wake(now), Some(Time::new(now.secs + 60, 0)));
+        let now = Time::new(now.secs + 60, 0);
+        assert_eq!(s.due(now).len(), 1);
+        // Begun tomorrow: it was done, and the next time comes.
+        s.settled("a/x", Settled::At(t("2026-11-22T01:00:00Z")), now);
+        assert!(s.due(now).is_empty());
+        assert_eq!(s.wake(now), Some(t("2026-11-22T01:00:00Z")));
     }
 }

@@ -1,12 +1,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
-use super::scheduler::{Entry, Limits, Scheduler, Settled};
+use super::scheduler::{Entry, Limits};
 use super::turn::{Ended, Event, Loaded, Task, Turn};
 use super::wanted::{self, Asker};
 use crate::app::wal::daemon::Services;
@@ -16,13 +17,13 @@ use crate::model::Time;
 use crate::runtime::{Cancel, Clock};
 use crate::schedule::{QuietHours, Schedule, Spec};
 
-const START: &str = "2026-11-21T01:30:00Z";
+pub(super) const START: &str = "2026-11-21T01:30:00Z";
 
-fn t(text: &str) -> Time {
+pub(super) fn t(text: &str) -> Time {
     text.parse().unwrap()
 }
 
-fn schedule(text: &str, name: &str) -> Schedule {
+pub(super) fn schedule(text: &str, name: &str) -> Schedule {
     Schedule::new(&Spec::parse(text, None).unwrap(), name, Duration::ZERO, 0, QuietHours::default()).unwrap()
 }
 
@@ -139,7 +140,7 @@ fn fake(world: &Arc<World>, name: &str) -> Fake {
 
 fn entry(text: &str, fake: Fake) -> Entry<Arc<dyn Task>> {
     let name = fake.name.clone();
-    Entry { schedule: schedule(text, &name), store: "s".into(), task: Arc::new(fake), name }
+    Entry { schedule: schedule(text, &name), store: "s".into(), history: "h".into(), task: Arc::new(fake), name }
 }
 
 fn loaded(entries: Vec<Entry<Arc<dyn Task>>>) -> Loaded {
@@ -238,6 +239,42 @@ async fn the_history_is_used_once_the_repository_answers() {
     tokio::time::sleep(Duration::from_secs(900)).await;
     // 5, 10, 20, 40 and 80 seconds: the first question after 01:32:00 comes 155 s after the start.
     assert_eq!(world.said(), ["01:32:35 a/late begins"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_cannot_answer_is_asked_anew_as_a_new_configuration_has_it() {
+    let world = World::new();
+    let never = |name| Fake { answers_from: t("2027-01-01T00:00:00Z"), ..fake(&world, name) };
+    let d = daemon(&world, loaded(vec![entry("0 2 * * *", never("a/x")), entry("0 2 * * *", never("a/y"))]));
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let corrected = vec![entry("0 2 * * *", fake(&world, "a/x")), entry("0 2 * * *", never("a/y"))];
+    d.events.send(Event::Replace(loaded(corrected))).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(world.said(), ["01:31:00 a/x begins"]);
+}
+
+#[derive(Debug)]
+struct PanicsOnce(Fake, AtomicBool);
+
+#[async_trait]
+impl Task for PanicsOnce {
+    async fn last_success(&self) -> Result<Option<Time>> {
+        assert!(self.1.swap(true, Relaxed), "as asked");
+        self.0.last_success().await
+    }
+
+    async fn run(&self, due: Time, cancel: &Cancel) -> Ended {
+        self.0.run(due, cancel).await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_question_that_panics_is_asked_again() {
+    let world = World::new();
+    let task = Arc::new(PanicsOnce(fake(&world, "a/x"), AtomicBool::new(false)));
+    let _d = daemon(&world, loaded(vec![Entry { task, ..entry("0 2 * * *", fake(&world, "a/x")) }]));
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(world.said(), ["01:30:05 a/x begins"]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -353,6 +390,31 @@ async fn a_new_configuration_is_taken_over_while_jobs_run() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_run_that_ends_after_its_job_moved_is_none_of_the_new_store() {
+    let (old, new) = (World::new(), World::new());
+    let long = Fake { takes: Duration::from_secs(1500), ..fake(&old, "a/x") };
+    let d = daemon(&old, loaded(vec![entry("0 1 * * *", long)]));
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let moved = Entry { history: "new".into(), ..entry("0 1 * * *", fake(&new, "a/x")) };
+    d.events.send(Event::Replace(loaded(vec![moved]))).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    // Who wants a backup in the new store is not told of the one in the old.
+    let (since, cancel) = (t("2026-11-21T01:20:00Z"), Cancel::new());
+    // The run tells the metrics of its success.
+    d.metrics.job("a", "x").last_success(Some(t(START)));
+    let shown = "last_success_timestamp_seconds{tenant=\"a\",job=\"x\",operation=\"backup\"}";
+    let while_the_next_runs = async {
+        tokio::time::sleep(Duration::from_secs(23 * 60 + 30)).await;
+        assert!(!d.text().contains(shown), "{}", d.text());
+    };
+    let (told, ()) = tokio::join!(d.asker.ask("a/x", since, &cancel), while_the_next_runs);
+    assert_eq!((old.said(), new.said()), (vec!["01:30:00 a/x begins".into()], vec!["01:55:00 a/x begins".into()]));
+    assert!(told >= Some(t("2026-11-21T01:55:00Z")), "{told:?}");
+    let success = format!("{shown} {}", told.unwrap().secs);
+    assert!(d.text().contains(&success), "{success} {}", d.text());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_panic_ends_its_run_only() {
     let world = World::new();
     let d =
@@ -384,6 +446,7 @@ async fn the_grace_period_ends() {
     let entry = Entry {
         name: "a/deaf".into(),
         store: "s".into(),
+        history: "h".into(),
         schedule: schedule("every 1h", "a/deaf"),
         task: Arc::new(Deaf) as Arc<dyn Task>,
     };
@@ -399,33 +462,4 @@ impl Daemon {
     fn text(&self) -> String {
         format!("{}", self.metrics)
     }
-}
-
-#[test]
-fn waking_is_planned_for_what_is_not_held_up() {
-    let now = t(START);
-    let mut s = Scheduler::new(Limits { total: 1, per_store: 1 });
-    let entry = |name: &str, text: &str| Entry { name: name.into(), store: "s".into(), schedule: schedule(text, name), task: () };
-    let (new, gone) =
-        s.replace(vec![entry("a/x", "0 2 * * *"), entry("a/y", "0 3 * * *")], Limits { total: 1, per_store: 1 }, now);
-    assert_eq!((new.len(), gone.len()), (2, 0));
-    assert_eq!(s.wake(now), Some(t("2026-11-21T02:00:00Z")));
-    s.learned("a/x", None);
-    s.learned("a/y", None);
-    let due = s.due(now);
-    // x was due yesterday at 2, y at 3.
-    assert_eq!((due.len(), due[0].name.as_str(), due[0].due), (1, "a/x", t("2026-11-20T02:00:00Z")));
-    assert_eq!(s.wake(now), None, "y waits for x");
-    assert!(s.settled("a/x", Settled::Elsewhere, now));
-    assert_eq!(s.wake(now), Some(Time::new(now.secs + 15, 0)));
-    assert_eq!(s.due(now)[0].name, "a/y");
-    let (_, gone) = s.replace(vec![entry("a/x", "0 2 * * *")], Limits { total: 1, per_store: 1 }, now);
-    assert_eq!(gone, ["a/y"]);
-    assert_eq!(s.running(), 1);
-    assert!(!s.settled("a/y", Settled::At(now), now));
-    assert_eq!(s.running(), 0);
-    // The same job in another store has another history.
-    let moved = Entry { store: "elsewhere".into(), ..entry("a/x", "0 2 * * *") };
-    let (new, _) = s.replace(vec![moved], Limits { total: 1, per_store: 1 }, now);
-    assert_eq!(new, ["a/x"]);
 }

@@ -3,15 +3,17 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures::FutureExt as _;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tracing::Instrument;
 
-use super::scheduler::{Due, Entry, Limits, Scheduler, Settled};
+use super::scheduler::{Due, Entry, Limits, Meanwhile, Scheduler, Settled};
 use super::wanted::Wanted;
 use crate::app::{heartbeat, wal};
 use crate::config::settings::{Heartbeat, Job};
@@ -183,6 +185,11 @@ impl Turn {
             metrics.iter().for_each(|m| m.next_run(None));
             if new.contains(&name) {
                 metrics.iter().for_each(JobMetrics::known);
+                // What was known was of another repository.
+                metrics.iter().for_each(|m| m.last_success(None));
+            }
+            // Who was asked and has not answered may not be able to: with a password, an address that was corrected now.
+            if new.contains(&name) || self.asked.contains_key(&name) {
                 self.ask(name, task);
             }
         }
@@ -263,6 +270,12 @@ impl Turn {
         }
     }
 
+    /// The run that ended is not in the repository that the job has now: those who wait still need one.
+    fn want_again(&mut self, name: &str) {
+        let waiting = self.wanted.remove(name).unwrap_or_default();
+        waiting.into_iter().filter(|w| !w.answer.is_closed()).for_each(|w| self.want(w));
+    }
+
     fn ended(&mut self, ended: Result<(String, Time, Ended), tokio::task::JoinError>) {
         let Ok((name, begun, ended)) = ended else { return };
         let how = match ended {
@@ -270,18 +283,20 @@ impl Turn {
             Ended::Failed => Settled::At(begun),
             Ended::Elsewhere => Settled::Elsewhere,
         };
-        let known = self.scheduler.settled(&name, how, self.clock.now());
-        self.answer(&name, ended);
-        if let Some(metrics) = self.job_metrics(&name) {
-            if !known {
-                metrics.forget();
-                return;
-            }
-            metrics.running(false);
-            if let Ended::Done(at) = ended {
-                metrics.last_success(at);
-            }
+        let meanwhile = self.scheduler.settled(&name, how, self.clock.now());
+        match meanwhile {
+            Meanwhile::Moved => self.want_again(&name),
+            Meanwhile::Same | Meanwhile::Gone => self.answer(&name, ended),
         }
+        let Some(metrics) = self.job_metrics(&name) else { return };
+        match (meanwhile, ended) {
+            (Meanwhile::Gone, _) => return metrics.forget(),
+            (Meanwhile::Same, Ended::Done(at)) => metrics.last_success(Some(at)),
+            // The run itself told of its success.
+            (Meanwhile::Moved, _) => metrics.last_success(self.scheduler.last(&name)),
+            (Meanwhile::Same, Ended::Failed | Ended::Elsewhere) => {}
+        }
+        metrics.running(false);
     }
 
     fn told(&mut self, told: Result<Option<Told>, tokio::task::JoinError>) {
@@ -291,7 +306,7 @@ impl Turn {
         }
         self.asked.remove(&name);
         self.scheduler.learned(&name, last);
-        if let (Some(last), Some(metrics)) = (last, self.job_metrics(&name)) {
+        if let (Some(_), Some(metrics)) = (last, self.job_metrics(&name)) {
             metrics.last_success(last);
         }
     }
@@ -331,9 +346,18 @@ async fn lookup(task: Arc<dyn Task>, at_once: Arc<Semaphore>, stop: Cancel) -> O
     let mut pause = LOOKUP_PAUSE.0;
     let mut said = String::new();
     loop {
-        let answer = {
+        let answer = async {
             let _turn = at_once.acquire().await;
-            task.last_success().await
+            // In its own bounds, so that a panic is an answer that is asked for again, and not silence.
+            AssertUnwindSafe(task.last_success())
+                .catch_unwind()
+                .await
+                .unwrap_or_else(|_| Err(Error::new(Kind::Bug, "the question ended abnormally, which is a bug in strongroom")))
+        };
+        let answer = tokio::select! {
+            // A question that nobody wants answered keeps no other waiting.
+            () = stop.cancelled() => return None,
+            answer = answer => answer,
         };
         match answer {
             Ok(last) => {

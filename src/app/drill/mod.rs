@@ -30,6 +30,7 @@ use std::time::{Duration, Instant};
 
 use self::report::Findings;
 use self::scratch::Scratch;
+use super::facts::FUTURE_SECS;
 use super::job::leased::{self, Asked, Held};
 use super::read_lock::with_read_lock;
 use super::restore::{self, Source};
@@ -46,6 +47,9 @@ use crate::source::SourceSettings;
 pub use ledger::{newest, newest_good};
 pub use report::{Check, Failure, Report, Step};
 pub use state::{DrillState, DrillStatus, is_expected, learn, status};
+
+/// Stores tell whole seconds, and an answer takes a while: how far one comparison of two clocks may be from the next.
+const MOMENT_SECS: f64 = 5.0;
 
 /// How to drill.
 #[derive(Debug, Clone, Default)]
@@ -125,13 +129,14 @@ async fn begin(
     late: &AtomicBool,
     limit: Duration,
 ) -> Result<Outcome> {
+    let (started, clock) = (ctx.store_time(repo.store()).await?, Instant::now());
+    let here = ctx.clock().now();
     if let Some(due) = options.due
         && let Some(Ok(last)) = newest(repo, Some(job.name.as_str())).await?.remove(job.name.as_str())
-        && last.started >= due
+        && is_since(last.started, due, here, started)
     {
         return Ok(Outcome::Already(last.started));
     }
-    let (started, clock) = (ctx.store_time(repo.store()).await?, Instant::now());
     let mut report = blank(job, started);
     let mut findings = Findings::default();
     let drilled = drill(ctx, job, options, &mut report, &mut findings).await;
@@ -154,6 +159,12 @@ async fn begin(
         ledger::write(repo, &report).await?;
     }
     Ok(Outcome::Drilled(Box::new(report)))
+}
+
+/// Whether a drill begun at `started`, by the store's clock, began no earlier than `due`, by the clock here; `here` and `store` are
+/// the same moment by both. One that is dated ahead of the store's clock did not.
+fn is_since(started: Time, due: Time, here: Time, store: Time) -> bool {
+    started.seconds_since(store) <= FUTURE_SECS && started.seconds_since(store) - due.seconds_since(here) >= -MOMENT_SECS
 }
 
 fn blank(job: &Job, started: Time) -> Report {
@@ -286,4 +297,24 @@ async fn dumped(work: &Work, found: &Found, scratch: Scratch) -> Result<(Scratch
         .await
     })
     .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_since;
+    use crate::model::Time;
+
+    #[test]
+    fn a_drill_is_the_one_that_was_due_whatever_the_clocks_say() {
+        let t = |secs: i64| Time::new(1_000_000 + secs, 0);
+        // How far the clock here is ahead of the store's; a drill was due at 0 and began at once, by the clock here.
+        for ahead in [-86_400, -600, -7, 0, 7, 600, 86_400] {
+            let is = |started, here| is_since(t(started - ahead), t(0), t(here), t(here - ahead));
+            assert!(is(0, 60) && is(0, 0) && is(30, 31), "{ahead}");
+            // Whole seconds are told.
+            assert!(is_since(t(-ahead - 1), t(0), t(60), t(60 - ahead)), "{ahead}");
+            // The drill before that one, and one dated tomorrow.
+            assert!(!is(-60, 60) && !is(86_400, 60), "{ahead}");
+        }
+    }
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use super::super::expire_wal::{self, ClusterWal};
-use super::super::facts::{is_complete, is_of_job};
+use super::super::facts::{is_complete, is_future, is_of_job};
 use super::super::retention::Rules;
 use super::super::{Context, backup, check_commands, collect, lock_holder, retention};
 use super::attempts::{self, Patience};
@@ -102,17 +102,20 @@ impl Outcome {
     }
 }
 
-/// Begin of the newest complete backup of a job; `None` if every snapshot was read and there is none.
+/// Begin of the newest complete backup of a job; `None` if every snapshot was read and there is none. One that is dated ahead of the
+/// store's clock does not count: it would stand for every run until that date.
 ///
 /// # Errors
 /// When that could not be found out.
 pub async fn last_success(ctx: &Context, job: &Job) -> Result<Option<Time>> {
-    let repo = ctx.repository(&job.tenant).await?;
-    Ok(newest(&repo.load_snapshots().await?, job))
+    newest(ctx, job, &ctx.repository(&job.tenant).await?).await
 }
 
-fn newest(snapshots: &[Snapshot], job: &Job) -> Option<Time> {
-    snapshots.iter().filter(|s| is_of_job(&s.file, &job.name) && is_complete(&s.file)).map(|s| s.file.time).max()
+async fn newest(ctx: &Context, job: &Job, repo: &Repository) -> Result<Option<Time>> {
+    let snapshots = repo.load_snapshots().await?;
+    let now = ctx.store_time(repo.store()).await?;
+    let counts = |s: &&Snapshot| is_of_job(&s.file, &job.name) && is_complete(&s.file) && !is_future(&s.file, now);
+    Ok(snapshots.iter().filter(counts).map(|s| s.file.time).max())
 }
 
 /// Runs a job. Results are counted in the metrics; the caller logs the failure it gets.
@@ -207,11 +210,10 @@ async fn leased(ctx: &Context, job: &Job, name: &str, options: &Options, counter
 }
 
 async fn attempt(ctx: &Context, job: &Job, options: &Options, repo: &Repository) -> Result<Outcome> {
-    if let Why::Due(due) = options.why {
-        let newest = newest(&repo.load_snapshots().await?, job);
-        if let Some(begun) = newest.filter(|begun| *begun >= due) {
-            return Ok(Outcome::Already(begun));
-        }
+    if let Why::Due(due) = options.why
+        && let Some(begun) = newest(ctx, job, repo).await?.filter(|begun| *begun >= due)
+    {
+        return Ok(Outcome::Already(begun));
     }
     let settings = ctx.settings();
     let budget = match options.memory {

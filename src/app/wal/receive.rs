@@ -14,6 +14,7 @@ use crate::app::{Context, blocking};
 use crate::config::settings::WalJob;
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::http::WalMetrics;
+use crate::model::Lsn;
 use crate::postgres::ConnectionSettings;
 use crate::runtime::{Cancel, memory};
 use crate::wal::{ReadSettings, ReceiveEvent, ReceiveOptions, Receiver, Watcher};
@@ -36,7 +37,8 @@ pub type OnGap = Arc<dyn Fn() + Send + Sync>;
 pub async fn run(ctx: &Context, job: &WalJob, metrics: Option<WalMetrics>, on_gap: Option<OnGap>, cancel: &Cancel) -> Result<()> {
     let what = || format!("job {}", job.selector());
     let settings = settings(job)?;
-    let watcher = Arc::new(Teller { job: job.selector().to_string(), metrics, on_gap, said: Mutex::default() });
+    let watcher =
+        Arc::new(Teller { job: job.selector().to_string(), metrics, on_gap, said: Mutex::default(), stored: Mutex::default() });
     let archive = loop {
         let refused = {
             let job = job.clone();
@@ -101,6 +103,26 @@ struct Teller {
     metrics: Option<WalMetrics>,
     on_gap: Option<OnGap>,
     said: Mutex<Option<(String, Instant)>>,
+    stored: Mutex<Stored>,
+}
+
+/// How the store takes what is streamed.
+#[derive(Debug, Default)]
+struct Stored {
+    /// What the last progress said.
+    to: Option<Lsn>,
+    /// Whether it has advanced since the store last failed. Not so at first: the store may have failed before this began.
+    advanced: bool,
+}
+
+impl Stored {
+    /// Whether this is the first advance after a failure.
+    fn recovers(&mut self, to: Lsn) -> bool {
+        let advances = self.to.replace(to).is_some_and(|before| before < to);
+        let first = advances && !self.advanced;
+        self.advanced |= advances;
+        first
+    }
 }
 
 impl std::fmt::Debug for Teller {
@@ -127,10 +149,16 @@ impl Teller {
             ReceiveEvent::Progress(p) => {
                 metrics.stream(p.received.0, p.stored.0, p.kept(), p.waiting);
                 metrics.split(p.split);
+                if self.stored.lock().recovers(p.stored) {
+                    metrics.recovered();
+                }
             }
             ReceiveEvent::Gap { .. } => metrics.gap(),
             ReceiveEvent::SlotDropped { .. } => metrics.slot_dropped(),
-            ReceiveEvent::StoreFails(e) => metrics.failed(e.kind()),
+            ReceiveEvent::StoreFails(e) => {
+                self.stored.lock().advanced = false;
+                metrics.failed(e.kind());
+            }
             ReceiveEvent::Interrupted(_) => metrics.streaming(false),
         }
     }
@@ -170,5 +198,46 @@ impl Watcher for Teller {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::Metrics;
+    use crate::model::Timeline;
+    use crate::wal::Progress;
+
+    #[test]
+    fn an_outage_of_the_store_ends_when_more_is_stored() {
+        let metrics = Metrics::new("test");
+        let told = Some(metrics.wal("a", "wal"));
+        let teller =
+            Teller { job: "a/wal".into(), metrics: told, on_gap: None, said: Mutex::default(), stored: Mutex::default() };
+        let progress = |stored| {
+            let (received, server) = (Lsn(900), Lsn(900));
+            let waiting = Duration::ZERO;
+            let p = Progress { timeline: Timeline(1), received, stored: Lsn(stored), server, waiting, split: false };
+            teller.event(ReceiveEvent::Progress(p));
+        };
+        let shows = |failing: u32| {
+            let line = format!("strongroom_wal_push_failing{{tenant=\"a\",job=\"wal\"}} {failing}");
+            assert!(metrics.to_string().contains(&line), "{line}\n{metrics}");
+        };
+        let fails = || teller.event(ReceiveEvent::StoreFails(&Error::new(Kind::Unavailable, "no answer")));
+        progress(100);
+        fails();
+        progress(100);
+        shows(1);
+        progress(200);
+        shows(0);
+        // What others say of their pushes stays, and the next outage is shown again.
+        metrics.wal("a", "wal").failed(Kind::Denied);
+        progress(300);
+        shows(1);
+        fails();
+        progress(400);
+        shows(0);
+        assert!(!metrics.to_string().contains("strongroom_wal_pushed_files_total{tenant=\"a\""), "{metrics}");
     }
 }

@@ -116,6 +116,28 @@ async fn a_due_run_is_made_once_whoever_asks() {
     assert_eq!(snapshots(&ctx).await.len(), 3);
 }
 
+/// A node's clock that is a day ahead.
+#[derive(Debug)]
+struct Ahead;
+
+impl Clock for Ahead {
+    fn now(&self) -> Time {
+        let now = now();
+        Time::new(now.secs + 86_400, now.nanos)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_of_a_clock_that_was_ahead_stands_for_no_run() {
+    let world = World::new().await;
+    let wrong = Context::new(world.settings(FILES), Arc::new(Ahead), Cancel::new());
+    report(run(&wrong, "files", &asked()).await.unwrap());
+    let (ctx, due) = (world.ctx(FILES), now());
+    assert_eq!(job::last_success(&ctx, &job(&ctx, "files")).await.unwrap(), None);
+    let made = report(run(&ctx, "files", &job::Options { why: job::Why::Due(due), ..asked() }).await.unwrap());
+    assert_eq!(job::last_success(&ctx, &job(&ctx, "files")).await.unwrap(), Some(made.started));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_does_not_overlap_with_itself() {
     let world = World::new().await;
