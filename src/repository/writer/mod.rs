@@ -83,8 +83,8 @@ impl WriterOptions {
     /// Peak ≈ 25 MiB for the program + 48 B a known blob + 24 B a new one + (uploads + 1) packs + tree pack + queue +
     /// per lane 3 × the largest blob (2 MiB) + per walker two blocks (of 4 MiB) + 180 B an entry of each directory of more
     /// than 4,096 that is being stored: about 100 MiB on two processors, whatever the input, and as much as its client needs
-    /// with a store of objects. A budget of 512 MiB and more buys larger packs, and so fewer requests, and more uploads at a
-    /// time; more processors than there are 32 MiB in it are not used.
+    /// with a store of objects. A budget of 128 MiB and more buys larger packs, and so fewer requests, one of 512 MiB still
+    /// larger ones, and more uploads at a time; more processors than there are 32 MiB in it are not used.
     #[must_use]
     pub fn for_memory(budget: u64, level: i32) -> Self {
         let small = budget < 512 << 20;
@@ -93,7 +93,11 @@ impl WriterOptions {
         Self {
             level,
             lanes: processors.min(affordable).max(1),
-            pack_size: if small { 6 << 20 } else { 16 << 20 },
+            pack_size: match budget >> 20 {
+                ..128 => 4 << 20,
+                128..512 => 8 << 20,
+                _ => 16 << 20,
+            },
             queue_bytes: if small { 8 << 20 } else { 16 << 20 },
             uploads: if small { 2 } else { 4 },
             ..Self::default()
