@@ -42,13 +42,15 @@ impl Services {
     /// [`Kind::Denied`] for a job that wants to run a program (for a secret) where the process was not started with leave to.
     pub fn of(ctx: &Context, metrics: &Metrics, bases: impl Fn(&WalJob) -> Vec<Arc<dyn BaseJob>>) -> Result<Self> {
         let mut out = Self { ctx: Some(ctx.clone()), ..Self::default() };
-        for job in ctx.wal_jobs(None)? {
+        let jobs = ctx.wal_jobs(None)?;
+        let with_socket = jobs.iter().filter(|job| job.settings.socket.is_some()).count();
+        for job in jobs {
             check_commands(ctx, job)?;
             let metrics = metrics.wal(job.tenant.as_str(), job.name.as_str());
             out.jobs.push((job.clone(), metrics.clone(), bases(job)));
             let Some(path) = &job.settings.socket else { continue };
             let prefetch = spool(ctx, job).map(|dir| dir.join("ahead"));
-            let shipper = Arc::new(Shipper::new(ctx.clone(), job.clone(), prefetch, Some(metrics)));
+            let shipper = Arc::new(Shipper::new(ctx.clone(), job.clone(), prefetch, Some(metrics)).one_of(with_socket));
             let settings = &job.settings;
             let place = || Place {
                 path: path.clone(),

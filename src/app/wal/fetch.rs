@@ -71,7 +71,7 @@ async fn deliver(
     job: &WalJob,
     request: &Request,
     file: &WalFile,
-    out: File,
+    mut out: File,
     system: Option<SystemId>,
 ) -> Result<(Delivery, Written)> {
     let dir = helper::directory(&request.to, helper::PREFETCH).filter(|_| request.mode != Mode::Rewind);
@@ -105,6 +105,13 @@ async fn deliver(
             Some(Reply::Missing(why)) => return Ok((Delivery::Missing(why), Written::Here(out))),
             _ => {}
         }
+        // Whoever did not answer in time may still write to the file that was given.
+        let to = request.to.clone();
+        out = blocking(move || {
+            fs::remove_file(scratch_of(&to)).ok();
+            Ok(beside(&to)?.1)
+        })
+        .await?;
     }
     let shipper = Shipper::new(ctx.clone(), job.clone(), None, None);
     let given = out.try_clone().context(|| "open the file once more")?;
@@ -146,11 +153,15 @@ fn mode_name(mode: Mode) -> &'static str {
     }
 }
 
-/// A file beside `to`, under a name that PostgreSQL takes no notice of.
-pub(super) fn beside(to: &Path) -> Result<(PathBuf, File)> {
+fn scratch_of(to: &Path) -> PathBuf {
     let mut scratch = to.as_os_str().to_owned();
     scratch.push(".strongroom");
-    let scratch = PathBuf::from(scratch);
+    scratch.into()
+}
+
+/// A file beside `to`, under a name that PostgreSQL takes no notice of.
+pub(super) fn beside(to: &Path) -> Result<(PathBuf, File)> {
+    let scratch = scratch_of(to);
     let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o600).open(&scratch);
     let file = file.context(|| format!("create {}", scratch.display()))?;
     Ok((scratch, file))

@@ -69,11 +69,10 @@ pub async fn open(ctx: &Context, job: &WalJob) -> Result<Archive> {
 const BESIDE_SEGMENT: u64 = 3 << 20;
 const MOST_OF_SEGMENT: u64 = 32 << 20;
 
-/// How many segments of this length are under way at once: as the job says, but within half of the memory budget.
-fn parallel(ctx: &Context, job: &WalJob, segment: u64) -> usize {
+/// How many segments of this length are under way at once: as the job says, but within so many bytes of memory.
+fn parallel(job: &WalJob, segment: u64, memory: u64) -> usize {
     let each = segment.min(MOST_OF_SEGMENT) + BESIDE_SEGMENT;
-    let fit = super::memory_share(ctx.settings(), 2) / each;
-    job.settings.parallel.min(usize::try_from(fit).unwrap_or(usize::MAX)).max(1)
+    job.settings.parallel.min(usize::try_from(memory / each).unwrap_or(usize::MAX)).max(1)
 }
 
 /// Where a job keeps files on this machine; `None` where there is no place for them.

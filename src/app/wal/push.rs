@@ -176,7 +176,8 @@ async fn together(
     waiting: Vec<Waiting>,
     lately: Option<Lately>,
 ) -> Result<(Pushed, usize)> {
-    let parallel = super::parallel(ctx, job, source.metadata().context(|| "look at the file")?.len());
+    let length = source.metadata().context(|| "look at the file")?.len();
+    let parallel = super::parallel(job, length, crate::app::memory_share(ctx.settings(), 2));
     let asked = folder.push(file, source).await;
     if waiting.is_empty() || asked.is_err() {
         return Ok((asked?, 0));

@@ -35,7 +35,7 @@ pub(super) struct Shipper {
     job: WalJob,
     /// Where segments wait that were read ahead; `None`: nothing is read ahead.
     prefetch: Option<PathBuf>,
-    /// For pushing, in bytes.
+    /// For pushing, and for reading ahead, in bytes.
     memory: u64,
     metrics: Option<WalMetrics>,
     archive: tokio::sync::Mutex<Option<Archive>>,
@@ -49,17 +49,23 @@ struct System {
 }
 
 impl Shipper {
+    /// Opens nothing yet. `prefetch` is a directory that nothing else uses.
+    pub(super) fn new(ctx: Context, job: WalJob, prefetch: Option<PathBuf>, metrics: Option<WalMetrics>) -> Self {
+        let prefetch = prefetch.filter(|_| job.settings.prefetch > 0);
+        let memory = crate::app::memory_share(ctx.settings(), 2);
+        Self { ctx, job, prefetch, metrics, memory, archive: tokio::sync::Mutex::default(), systems: Mutex::default() }
+    }
+
     /// For a process that does nothing else: two thirds of the budget instead of half of it, the rest being for reading.
     pub(super) fn alone(mut self) -> Self {
         self.memory = crate::app::memory_share(self.ctx.settings(), 3) * 2;
         self
     }
 
-    /// Opens nothing yet. `prefetch` is a directory that nothing else uses.
-    pub(super) fn new(ctx: Context, job: WalJob, prefetch: Option<PathBuf>, metrics: Option<WalMetrics>) -> Self {
-        let prefetch = prefetch.filter(|_| job.settings.prefetch > 0);
-        let memory = crate::app::memory_share(ctx.settings(), 2);
-        Self { ctx, job, prefetch, metrics, memory, archive: tokio::sync::Mutex::default(), systems: Mutex::default() }
+    /// For a process that has so many of them.
+    pub(super) fn one_of(mut self, many: usize) -> Self {
+        self.memory /= many.max(1) as u64;
+        self
     }
 
     pub(super) fn job(&self) -> &WalJob {
@@ -226,7 +232,7 @@ impl Shipper {
             None if self.prefetch.is_none() => SegmentSize::DEFAULT.bytes(),
             None => folder.identity().await?.map_or(SegmentSize::DEFAULT, |i| i.segment_size).bytes(),
         };
-        let parallel = super::parallel(&self.ctx, &self.job, segment);
+        let parallel = super::parallel(&self.job, segment, self.memory);
         let prefetcher = self.prefetcher(folder.clone(), id, parallel).await;
         let at_once = self.job.settings.parallel;
         let pusher =
