@@ -140,16 +140,20 @@ impl FileWriter {
     }
 
     /// `unused`: bytes of the block that the last chunks are part of, and nobody needs.
-    fn hand_in_pinning(&mut self, mut unused: u64) -> io::Result<()> {
+    fn hand_in_pinning(&mut self, unused: u64) -> io::Result<()> {
         if self.cut.is_empty() {
             return Ok(());
         }
         self.writer.check().map_err(io::Error::other)?;
+        let mut left = self.cut.len();
         for chunk in self.cut.drain(..) {
+            left -= 1;
+            // The block is free when its last chunk is.
+            let unused = if left == 0 { unused } else { 0 };
             let (slots, position) = (self.slots.clone(), self.blobs);
             self.blobs += 1;
             let done: Done = Box::new(move |_, saved| slots.set(position, saved));
-            self.writer.submit_pinning(BlobType::Data, chunk, std::mem::take(&mut unused), done);
+            self.writer.submit_pinning(BlobType::Data, chunk, unused, done);
         }
         Ok(())
     }
