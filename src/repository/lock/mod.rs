@@ -1,6 +1,10 @@
 //! Locks in the repository, as stock clients understand them: the one thing that keeps a prune away from a writer.
 //!
-//! Protocol: look at all locks; write one's own; wait 200 ms; look again; on conflict delete one's own and fail. Every
+//! Protocol: look at all locks; write one's own; wait 200 ms; look again; on conflict delete one's own and fail. The second
+//! look shows who looked before our lock was there and wrote after we had looked. He finds ours when he looks again, 200 ms
+//! after his own was written, if ours was written sooner than that after our first look. So a shared lock that was written
+//! at once ([`PROMPT`]) may be worked under without waiting: nobody who keeps to the protocol can be at work alone. The second
+//! look is then made before the first commit ([`RepoLock::verify`]), for those who do not keep to it. Every
 //! five minutes the lock is written anew and the old one deleted. A lock not refreshed for 30 minutes is stale: stock
 //! clients then allow `unlock` to remove it, so a writer that slept that long must not commit on it ([`RepoLock::verify`]).
 //!
@@ -13,6 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
 use super::Repository;
 use crate::error::{Context, Error, Kind, Result};
@@ -35,6 +40,9 @@ const TRUSTED_SECONDS: f64 = 22.5 * 60.0;
 const STALE_SECONDS: f64 = 30.0 * 60.0;
 /// Time for somebody who looked just before us to appear.
 const SETTLE: Duration = Duration::from_millis(200);
+/// A lock that was written this soon after the first look is seen by the second look of everybody whom that did not show:
+/// half of [`SETTLE`], for there is no need to come close.
+const PROMPT: Duration = Duration::from_millis(100);
 
 /// A lock that is held. Cloning shares it. Refreshed until [`RepoLock::release`] or until the last clone is dropped, which
 /// tries to delete its object but cannot wait for it or tell of a failure.
@@ -46,6 +54,8 @@ struct Held {
     holder: LockHolder,
     mode: LockMode,
     current: Mutex<Current>,
+    /// When it was first written, until it was looked for others again.
+    unsettled: tokio::sync::Mutex<Option<Instant>>,
     /// One refresh or check at a time.
     turn: tokio::sync::Mutex<()>,
     stop: Cancel,
@@ -83,24 +93,24 @@ impl Drop for Held {
 /// Takes a lock.
 pub(super) async fn acquire(repo: &Repository, mode: LockMode, holder: &LockHolder, cancel: &Cancel) -> Result<RepoLock> {
     let dead = dead::remove_dead_here(repo, &holder.hostname).await?;
+    let began = Instant::now();
     conflict(repo, mode, None, cancel).await?;
     let time = repo.clock().now();
     let id = file::write(repo, mode, holder, time).await.context(|| "write a lock")?;
+    let written = Instant::now();
     // Held from here on, so that it is removed if this call fails or is dropped.
     let lock = RepoLock(Arc::new(Held {
         repo: repo.clone(),
         holder: holder.clone(),
         mode,
         current: Mutex::new(Current { id: Some(id), time, leftovers: Vec::new() }),
+        unsettled: tokio::sync::Mutex::new(Some(written)),
         turn: tokio::sync::Mutex::new(()),
         stop: Cancel::new(),
         after_dead: dead > 0,
     }));
-    let settled = tokio::select! {
-        () = cancel.cancelled() => cancel.check(),
-        () = tokio::time::sleep(SETTLE) => conflict(repo, mode, Some(id), cancel).await,
-    };
-    if let Err(e) = settled {
+    let may_wait = mode == LockMode::Shared && written.duration_since(began) < PROMPT;
+    if !may_wait && let Err(e) = lock.0.settle(cancel).await {
         lock.release().await.context(|| "remove our lock again")?;
         return Err(e);
     }
@@ -146,6 +156,20 @@ fn spawn_refresh(lock: &RepoLock) {
 }
 
 impl Held {
+    /// The second look, where it was not made yet: not before [`SETTLE`] has passed since the lock was written.
+    async fn settle(&self, cancel: &Cancel) -> Result<()> {
+        let mut unsettled = self.unsettled.lock().await;
+        let Some(written) = *unsettled else { return Ok(()) };
+        tokio::select! {
+            () = cancel.cancelled() => return cancel.check(),
+            () = tokio::time::sleep_until(written + SETTLE) => {}
+        }
+        let (id, _) = self.current()?;
+        conflict(&self.repo, self.mode, Some(id), cancel).await?;
+        *unsettled = None;
+        Ok(())
+    }
+
     /// Writes the lock anew and deletes the old one. Fails with [`Kind::Locked`] if the old one was removed by others.
     async fn refresh(&self) -> Result<()> {
         let _turn = self.turn.lock().await;
@@ -205,11 +229,13 @@ impl RepoLock {
         self.0.mode
     }
 
-    /// Makes sure that the lock is there and fresh: call right before something is committed.
+    /// Makes sure that the lock is there and fresh, the first time also that nobody holds one that conflicts: call right
+    /// before something is committed.
     ///
     /// # Errors
-    /// [`Kind::Locked`] if it was removed; the store's failures.
+    /// [`Kind::Locked`] if it was removed, or another is in its way; the store's failures.
     pub async fn verify(&self) -> Result<()> {
+        self.0.settle(&self.0.stop).await?;
         let (_, written) = self.0.current()?;
         if self.0.repo.clock().now().seconds_since(written).abs() > TRUSTED_SECONDS {
             return self.0.refresh().await;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use strongroom::error::Kind;
 use strongroom::repository::RepoLock;
 use strongroom::runtime::{Clock as _, TestClock};
+use strongroom::store::fault::{Fault, FaultStore, Logged, Op, Rule};
 
 use super::*;
 use crate::support::judges;
@@ -127,6 +128,53 @@ async fn without_its_lock_a_writer_leaves_no_snapshot() {
     .await;
     assert_eq!(failed.kind(), Kind::Locked);
     assert!(f.objects("snapshots").is_empty() && f.objects("index").is_empty());
+}
+
+/// A repository with one exclusive lock of a client that keeps to no protocol: it appears right after our own is written.
+/// Returns a handle whose store does that, and the intruder's object.
+async fn intruded(f: &Fixture, slow: Option<Duration>) -> (Repository, PathBuf) {
+    let theirs = f.lock(LockMode::Exclusive).await.unwrap();
+    let object = f.objects("locks").pop().unwrap();
+    let bytes = std::fs::read(&object).unwrap();
+    theirs.release().await.unwrap();
+    let store = Arc::new(FaultStore::new(local(f.path()), 1));
+    let repo = Repository::open(store.clone(), &SecretText::new(PASSWORD.into()), &env()).await.unwrap();
+    let to = object.clone();
+    let appear = Fault::After(Arc::new(move |_: &Logged| std::fs::write(&to, &bytes).unwrap()));
+    for fault in slow.map(Fault::Slow).into_iter().chain([appear]) {
+        store.add(Rule::new(fault).on([Op::Put]).prefix("locks/"));
+    }
+    (repo, object)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lock_that_conflicts_is_found_before_the_first_commit() {
+    let f = Fixture::new().await;
+    let (repo, object) = intruded(&f, None).await;
+    let found = match repo.lock(LockMode::Shared, &holder(), &Cancel::new()).await {
+        // It took so long on this machine that it was looked again at once.
+        Err(e) => e,
+        Ok(lock) => {
+            let found = lock.verify().await.unwrap_err();
+            assert_eq!(lock.verify().await.unwrap_err().kind(), Kind::Locked, "and again");
+            std::fs::remove_file(&object).unwrap();
+            lock.verify().await.unwrap();
+            // From now on it is known that whoever comes sees ours.
+            lock.release().await.unwrap();
+            found
+        }
+    };
+    assert_eq!(found.kind(), Kind::Locked, "{}", found.report());
+    assert!(found.report().contains("locked exclusively"), "{}", found.report());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lock_that_was_long_in_coming_is_not_worked_under_before_a_second_look() {
+    let f = Fixture::new().await;
+    let (repo, object) = intruded(&f, Some(Duration::from_millis(150))).await;
+    let found = repo.lock(LockMode::Shared, &holder(), &Cancel::new()).await.err().unwrap();
+    assert_eq!(found.kind(), Kind::Locked, "{}", found.report());
+    assert_eq!(f.objects("locks"), [object], "ours is gone");
 }
 
 #[tokio::test(flavor = "multi_thread")]
