@@ -67,6 +67,16 @@ pub fn sha256_many(messages: &[&[u8]]) -> Vec<Id> {
     ids
 }
 
+/// How many messages of one length are hashed together much faster than fewer, if so many are on this processor.
+#[must_use]
+pub fn equal_messages() -> Option<usize> {
+    #[cfg(target_arch = "x86_64")]
+    if has_wide_lanes() {
+        return Some(WIDTH);
+    }
+    None
+}
+
 /// Of messages that are sorted by length.
 fn hash_many(mut messages: &[&[u8]], mut digests: &mut [[u8; 32]]) {
     #[cfg(target_arch = "x86_64")]
@@ -95,9 +105,12 @@ fn is_for_lanes(messages: &[&[u8]]) -> bool {
     let Some(next) = messages.get(..WIDTH) else { return false };
     let longest = next.first().map_or(0, |m| m.len());
     let all: usize = next.iter().map(|m| m.len()).sum();
-    std::arch::is_x86_feature_detected!("avx512f")
-        && std::arch::is_x86_feature_detected!("avx512bw")
-        && 5 * all > 4 * longest * WIDTH
+    has_wide_lanes() && 5 * all > 4 * longest * WIDTH
+}
+
+#[cfg(target_arch = "x86_64")]
+fn has_wide_lanes() -> bool {
+    std::arch::is_x86_feature_detected!("avx512f") && std::arch::is_x86_feature_detected!("avx512bw")
 }
 
 #[cfg(test)]

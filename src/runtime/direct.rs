@@ -1,4 +1,4 @@
-//! Reading and writing files around the page cache.
+//! Reading and writing files around the page cache, and what is in it.
 
 use std::os::fd::AsFd;
 
@@ -19,4 +19,23 @@ pub fn switch(file: impl AsFd, on: bool) -> bool {
 #[cfg(not(target_os = "linux"))]
 pub fn switch(_: impl AsFd, _: bool) -> bool {
     false
+}
+
+/// Whether the page at this position of a file is in the page cache. `None`: nobody can say. Where it is not, the kernel may begin to
+/// read it.
+#[cfg(target_os = "linux")]
+pub fn is_cached(file: impl AsFd, at: u64) -> Option<bool> {
+    use rustix::io::{Errno, ReadWriteFlags, preadv2};
+
+    match preadv2(file, &mut [std::io::IoSliceMut::new(&mut [0])], at, ReadWriteFlags::NOWAIT) {
+        Ok(_) => Some(true),
+        Err(Errno::AGAIN) => Some(false),
+        Err(_) => None,
+    }
+}
+
+/// Nobody can say on this platform.
+#[cfg(not(target_os = "linux"))]
+pub fn is_cached(_: impl AsFd, _: u64) -> Option<bool> {
+    None
 }

@@ -192,7 +192,11 @@ struct Stored {
 
 impl Run {
     fn go(self) -> Result<Report> {
-        let writer = Writer::start(&self.repo, self.index.clone(), Some(self.lock.clone()), self.request.writer.clone())?;
+        let mut options = self.request.writer.clone();
+        if matches!(self.request.source, SourceSettings::PgBase(_)) {
+            options = options.for_equal_chunks();
+        }
+        let writer = Writer::start(&self.repo, self.index.clone(), Some(self.lock.clone()), options)?;
         let stored = match &self.request.source {
             SourceSettings::Volume(settings) => self.volume(settings, &writer),
             SourceSettings::PgDump(settings) => self.streams(

@@ -3,17 +3,22 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
 
 use super::{Job, Saved, Shared, Work};
-use crate::crypto::{LANES, sha256, sha256_many};
+use crate::crypto::{LANES, equal_messages, sha256, sha256_many};
 use crate::error::{Error, Kind, Result};
 use crate::model::{Id, Node};
 use crate::repository::index::BlobType;
 use crate::repository::pack::{Codec, PackBuilder};
 use crate::repository::streamed::LargeTree;
 use crate::repository::tree;
+
+/// So long a lane waits for the rest of a batch whose hashing is worth it: readers make one in less, and where they do not, lanes have
+/// nothing else to do.
+const PATIENCE: Duration = Duration::from_millis(2);
 
 /// A thread's own compressor and the run it belongs to. Handed to [`super::Done`] so that a finished file can store
 /// its directory at once, without waiting for another thread.
@@ -29,17 +34,8 @@ impl Lane {
 
     /// Until the last writer is gone.
     pub(super) fn run(mut self, jobs: &Receiver<Job>) {
-        // A batch may hold this lane's share of the queue, so that the other lanes are not left without work.
-        let share = (3 * self.shared.gate.limit() / (4 * self.shared.options.lanes as u64)).max(1);
         let mut batch = Vec::with_capacity(LANES);
-        while let Ok(first) = jobs.recv() {
-            let mut pinned = first.pinned;
-            batch.push(first);
-            while batch.len() < LANES && pinned < share {
-                let Ok(job) = jobs.try_recv() else { break };
-                pinned += job.pinned;
-                batch.push(job);
-            }
+        while let Some(pinned) = self.collect(jobs, &mut batch) {
             // A bug must end the run with an error, not leave everybody waiting for this lane.
             let stored = catch_unwind(AssertUnwindSafe(|| self.store(&mut batch)));
             if stored.is_err() {
@@ -49,6 +45,27 @@ impl Lane {
                 self.shared.gate.leave(pinned);
             }
         }
+    }
+
+    /// Fills the batch, and returns how much memory it pins. `None`: nothing will come any more.
+    fn collect(&self, jobs: &Receiver<Job>, batch: &mut Vec<Job>) -> Option<u64> {
+        // One lane after the other, or all of them would wait for the rest of a batch.
+        let _turn = self.shared.turn.lock();
+        let first = jobs.recv().ok()?;
+        // A batch may hold this lane's share of the queue, so that the other lanes are not left without work.
+        let part = self.shared.gate.limit() / self.shared.options.lanes as u64;
+        let full = equal_messages().filter(|n| is_of_equal_chunks(&first.work) && first.pinned * *n as u64 <= part);
+        let (most, share) = full.map_or((LANES, part / 4 * 3), |n| (n, part));
+        let until = Instant::now() + PATIENCE;
+        let mut pinned = first.pinned;
+        batch.push(first);
+        while batch.len() < most && pinned < share.max(1) {
+            let next = jobs.try_recv().ok().or_else(|| full.and_then(|_| jobs.recv_deadline(until).ok()));
+            let Some(job) = next else { break };
+            pinned += job.pinned;
+            batch.push(job);
+        }
+        Some(pinned)
     }
 
     fn store(&mut self, batch: &mut Vec<Job>) {
@@ -139,4 +156,9 @@ impl Lane {
         self.shared.packer.add(&self.shared, kind, id, &sealed)?;
         Ok(stored)
     }
+}
+
+/// Whether it looks like one of many chunks of one length: those of relation files ([`crate::repository::Chunking::Fixed`]).
+fn is_of_equal_chunks(work: &Work) -> bool {
+    matches!(work, Work::Blob(BlobType::Data, data) if data.len() >= 64 << 10 && data.len().is_power_of_two())
 }

@@ -103,6 +103,14 @@ impl WriterOptions {
             ..Self::default()
         }
     }
+
+    /// For sources whose chunks are of one length: a queue that holds a batch of them for each lane of the writer, since many equal
+    /// ones are hashed in half the time. Their readers keep that much less than those of volumes, which read in larger blocks.
+    #[must_use]
+    pub fn for_equal_chunks(self) -> Self {
+        let lanes = if self.lanes == 0 { std::thread::available_parallelism().map_or(2, usize::from) } else { self.lanes };
+        Self { queue_bytes: self.queue_bytes.max(lanes as u64 * (12 << 20)), ..self }
+    }
 }
 
 /// What became of a blob.
@@ -196,6 +204,8 @@ pub(crate) struct Shared {
     options: WriterOptions,
     fresh: [Fresh; 2],
     gate: Gate,
+    /// Of the lanes: who fills a batch.
+    turn: Mutex<()>,
     blocks: Blocks,
     packer: upload::Packer,
     failed: AtomicBool,
@@ -280,6 +290,7 @@ impl Writer {
             index,
             fresh: [Fresh::new(), Fresh::new()],
             gate: Gate::new(options.queue_bytes),
+            turn: Mutex::new(()),
             blocks: Blocks::default(),
             failed: AtomicBool::new(false),
             failure: Mutex::new(None),

@@ -45,27 +45,12 @@ pub(super) fn write(file: &File, pieces: &[Bytes]) -> io::Result<usize> {
 /// system does not do it, or there was an error that the usual way tells.
 pub(super) fn read(file: &File, range: &Range<u64>) -> Option<Bytes> {
     let wanted = usize::try_from(range.end.checked_sub(range.start)?).ok()?;
-    if wanted < SMALL || cached(file, range.start) || !direct::switch(file, true) {
+    if wanted < SMALL || direct::is_cached(file, range.start) != Some(false) || !direct::switch(file, true) {
         return None;
     }
     let out = read_pages(file, range.start, wanted);
     direct::switch(file, false);
     out
-}
-
-/// Whether the page at this position is in the cache, or nobody can say.
-#[cfg(target_os = "linux")]
-fn cached(file: &File, at: u64) -> bool {
-    use rustix::io::{Errno, ReadWriteFlags};
-
-    let mut byte = [0];
-    rustix::io::preadv2(file, &mut [io::IoSliceMut::new(&mut byte)], at, ReadWriteFlags::NOWAIT) != Err(Errno::AGAIN)
-}
-
-/// Nobody can say on this platform.
-#[cfg(not(target_os = "linux"))]
-fn cached(_: &File, _: u64) -> bool {
-    true
 }
 
 fn read_pages(file: &File, from: u64, wanted: usize) -> Option<Bytes> {
@@ -152,7 +137,9 @@ mod tests {
             let expected = &content[range.start as usize..range.end as usize];
             assert_eq!(read(&file, &range), None, "it is in the cache");
             rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
-            let can = !cached(&file, range.start) && direct::switch(&file, true) && direct::switch(&file, false);
+            let can = direct::is_cached(&file, range.start) == Some(false)
+                && direct::switch(&file, true)
+                && direct::switch(&file, false);
             let read = read(&file, &range);
             assert_eq!(read.is_some(), can, "{range:?}");
             assert!(read.is_none_or(|read| read == expected), "{range:?}");
