@@ -35,6 +35,9 @@ pub(super) const DRILL: &str = " (drill)";
 /// What the daemon does with a job. Cheap to clone behind its [`Arc`].
 #[async_trait]
 pub(super) trait Task: Send + Sync + fmt::Debug {
+    /// The configuration that has it is in force from now on.
+    fn in_force(&self) {}
+
     /// When the last complete backup in the repository began.
     ///
     /// # Errors
@@ -181,6 +184,7 @@ impl Turn {
             }
         }
         for (name, task) in tasks {
+            task.in_force();
             let metrics = self.job_metrics(&name);
             metrics.iter().for_each(|m| m.next_run(None));
             if new.contains(&name) {
