@@ -156,9 +156,13 @@ struct Daemon {
 }
 
 fn daemon(world: &Arc<World>, first: Loaded) -> Daemon {
+    daemon_with(world, first, Metrics::new("test"))
+}
+
+fn daemon_with(world: &Arc<World>, first: Loaded, metrics: Metrics) -> Daemon {
     let (events, inbox) = mpsc::channel(4);
     let (asker, wanted) = wanted::channel();
-    let (stop, metrics) = (Cancel::new(), Metrics::new("test"));
+    let stop = Cancel::new();
     let turn = Turn::new(world.clock.clone(), Health::new(world.clock.clone()), metrics.clone());
     let ended = tokio::spawn(turn.run(first, (inbox, wanted), stop.clone(), Duration::from_secs(25)));
     Daemon { events, asker, stop, metrics, ended }
@@ -387,6 +391,41 @@ async fn a_new_configuration_is_taken_over_while_jobs_run() {
     d.stop.cancel();
     d.ended.await.unwrap().unwrap();
     assert_eq!(world.said().last().unwrap(), "03:31:00 a/stays is cut short");
+}
+
+/// A drill that tells the metrics of its end.
+#[derive(Debug)]
+struct Drilling(crate::http::DrillMetrics);
+
+#[async_trait]
+impl Task for Drilling {
+    async fn last_success(&self) -> Result<Option<Time>> {
+        Ok(None)
+    }
+
+    async fn run(&self, due: Time, _: &Cancel) -> Ended {
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        self.0.failed(due);
+        Ended::Failed
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drill_that_ends_after_its_job_went_leaves_no_metrics() {
+    let world = World::new();
+    let metrics = Metrics::new("test");
+    let task: Arc<dyn Task> = Arc::new(Drilling(metrics.drill("a", "x")));
+    let drill = Entry { task, ..entry("every 1h", fake(&world, "a/x (drill)")) };
+    let d = daemon_with(&world, loaded(vec![drill]), metrics);
+    tokio::time::sleep(Duration::from_secs(90)).await;
+    assert!(d.text().contains("strongroom_drill_passed{tenant=\"a\",job=\"x\"} 0"), "{}", d.text());
+    // While the next one is under way.
+    tokio::time::sleep(Duration::from_secs(3540)).await;
+    d.events.send(Event::Replace(loaded(Vec::new()))).await.unwrap();
+    for _ in 0..3 {
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        assert!(!d.text().contains("job=\"x\""), "{}", d.text());
+    }
 }
 
 #[tokio::test(start_paused = true)]

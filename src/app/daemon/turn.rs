@@ -177,11 +177,7 @@ impl Turn {
             if let Some((_, lookup)) = self.asked.remove(name) {
                 lookup.cancel();
             }
-            match (self.job_metrics(name), name.strip_suffix(DRILL).and_then(|n| n.split_once('/'))) {
-                (Some(metrics), _) => metrics.forget(),
-                (None, Some((tenant, job))) => self.metrics.drill(tenant, job).forget(),
-                (None, None) => {}
-            }
+            self.forget(name);
         }
         for (name, task) in tasks {
             task.in_force();
@@ -203,6 +199,15 @@ impl Turn {
     fn job_metrics(&self, name: &str) -> Option<JobMetrics> {
         let (tenant, job) = name.split_once('/').filter(|_| !name.ends_with(DRILL))?;
         Some(self.metrics.job(tenant, job))
+    }
+
+    /// Removes what is shown of a job, or of its drills.
+    fn forget(&self, name: &str) {
+        match (self.job_metrics(name), name.strip_suffix(DRILL).and_then(|n| n.split_once('/'))) {
+            (Some(metrics), _) => metrics.forget(),
+            (None, Some((tenant, job))) => self.metrics.drill(tenant, job).forget(),
+            (None, None) => {}
+        }
     }
 
     /// Writes these heartbeats from now on, and no others.
@@ -292,13 +297,16 @@ impl Turn {
             Meanwhile::Moved => self.want_again(&name),
             Meanwhile::Same | Meanwhile::Gone => self.answer(&name, ended),
         }
+        if meanwhile == Meanwhile::Gone {
+            // The run told of its end.
+            return self.forget(&name);
+        }
         let Some(metrics) = self.job_metrics(&name) else { return };
         match (meanwhile, ended) {
-            (Meanwhile::Gone, _) => return metrics.forget(),
             (Meanwhile::Same, Ended::Done(at)) => metrics.last_success(Some(at)),
             // The run itself told of its success.
             (Meanwhile::Moved, _) => metrics.last_success(self.scheduler.last(&name)),
-            (Meanwhile::Same, Ended::Failed | Ended::Elsewhere) => {}
+            (Meanwhile::Same, Ended::Failed | Ended::Elsewhere) | (Meanwhile::Gone, _) => {}
         }
         metrics.running(false);
     }
