@@ -257,6 +257,41 @@ async fn who_cannot_answer_is_asked_anew_as_a_new_configuration_has_it() {
     assert_eq!(world.said(), ["01:31:00 a/x begins"]);
 }
 
+/// Takes an hour to say what it knew when it was asked.
+#[derive(Debug)]
+struct SlowToTell(Fake);
+
+#[async_trait]
+impl Task for SlowToTell {
+    async fn last_success(&self) -> Result<Option<Time>> {
+        let last = self.0.last_success().await;
+        tokio::time::sleep(Duration::from_secs(3600)).await;
+        last
+    }
+
+    async fn run(&self, due: Time, cancel: &Cancel) -> Ended {
+        self.0.run(due, cancel).await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_is_late_does_not_hide_a_newer_backup() {
+    let world = World::new();
+    world.done.lock().insert("a/x".into(), t("2026-11-20T02:00:00Z"));
+    let d = daemon(
+        &world,
+        loaded(vec![Entry { task: Arc::new(SlowToTell(fake(&world, "a/x"))), ..entry("0 2 * * *", fake(&world, "a/x")) }]),
+    );
+    hours(2).await;
+    assert_eq!(world.said(), ["02:00:00 a/x begins"]);
+    let shown = |text: &str| {
+        let name = "strongroom_job_last_success_timestamp_seconds{tenant=\"a\",job=\"x\",operation=\"backup\"} ";
+        text.lines().find_map(|l| l.strip_prefix(name)).map(|n| n.parse::<f64>().unwrap())
+    };
+    let made = t("2026-11-21T02:00:00Z").secs as f64;
+    assert!(shown(&d.text()).is_some_and(|at| at >= made), "{}", d.text());
+}
+
 #[derive(Debug)]
 struct PanicsOnce(Fake, AtomicBool);
 

@@ -318,8 +318,8 @@ impl Turn {
         }
         self.asked.remove(&name);
         self.scheduler.learned(&name, last);
-        if let (Some(_), Some(metrics)) = (last, self.job_metrics(&name)) {
-            metrics.last_success(last);
+        if let (Some(last), Some(metrics)) = (last, self.job_metrics(&name)) {
+            metrics.looked_up(last);
         }
     }
 
