@@ -9,11 +9,12 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use strongroom_client::call;
-use strongroom_client::message::{Reply, Request};
+use strongroom_client::message::{self, Reply, Request};
 use strongroom_client::wire;
 
 use super::{Place, archived, load, program, ran, until};
 use crate::support::postgres::{Server, user};
+use crate::wal::{SYSTEM, file, name, segment};
 
 /// `strongroom run`, ended with the test.
 struct Daemon(Child);
@@ -165,6 +166,37 @@ fn the_socket_gives_only_what_the_archive_has_to_whom_it_may() {
         let refused = ran(stranger.arg("--socket").arg(socket)).exits(255);
         assert!(refused.err.contains("may not use"), "{}", refused.err);
     }
+}
+
+/// Asks the daemon to store a segment of 1 MiB.
+fn push(number: u64) -> (Request, File) {
+    let names = vec![name(1, number).to_string()];
+    (Request::Push { job: "wal".into(), names, server: None }, file(&segment(1, number, 0)))
+}
+
+#[test]
+fn what_could_not_be_read_ahead_is_once_it_can_be() {
+    let place = Place::new("");
+    let spool = place.path("spool");
+    place.configure(&place.local_store(), &format!("spool: {spool}"), "");
+    // Where a directory should be.
+    std::fs::write(&spool, "").unwrap();
+    let _daemon = Daemon::start(&place);
+    let socket = place.path("socket");
+    for number in 1..4 {
+        let (request, file) = push(number);
+        assert_eq!(call::once(Path::new(&socket), &request, &[file]).unwrap(), Reply::Stored);
+    }
+    let fetch = |number| {
+        let server = Some(message::Server { identifier: SYSTEM.identifier, major: SYSTEM.major });
+        let request = Request::Fetch { job: "wal".into(), name: name(1, number).to_string(), mode: "recovery".into(), server };
+        call::once(Path::new(&socket), &request, &[tempfile::tempfile().unwrap()]).unwrap()
+    };
+    assert_eq!(fetch(1), Reply::Delivered(1 << 20));
+    std::fs::remove_file(&spool).unwrap();
+    assert_eq!(fetch(1), Reply::Delivered(1 << 20));
+    let next = Path::new(&spool).join(format!("ahead/{SYSTEM}/wal-{}", name(1, 2)));
+    until("the next one is read ahead", || next.exists());
 }
 
 #[test]
