@@ -2,7 +2,7 @@
 //! watches what waits to be archived.
 //!
 //! A socket that cannot be served is told and tried again; the other jobs go on. A new configuration takes the sockets over from
-//! the old one; a client that comes in between asks again.
+//! the old one, which still answers what is under way, if that comes soon; a client that comes in between asks again.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -74,6 +74,9 @@ impl Services {
 /// The services in force.
 #[derive(Debug, Default)]
 pub struct Running {
+    /// Of the process.
+    end: Cancel,
+    /// Of the services in force.
     stop: Cancel,
     tasks: JoinSet<()>,
     metrics: Arc<Mutex<ByName>>,
@@ -90,7 +93,7 @@ fn forget(gone: &ByName, configured: &ByName) {
 impl Running {
     /// Starts these and ends those before.
     pub fn replace(&mut self, services: Services) {
-        let before = std::mem::take(&mut self.stop);
+        let before = std::mem::replace(&mut self.stop, self.end.child());
         let names: ByName =
             services.jobs.iter().map(|(j, m, _)| ((j.tenant.to_string(), j.name.to_string()), m.clone())).collect();
         let earlier = std::mem::replace(&mut *self.metrics.lock(), names.clone());
@@ -102,7 +105,7 @@ impl Running {
             forget(&earlier, &metrics.lock());
         });
         for (place, shippers) in services.sockets.into_values() {
-            self.tasks.spawn(keep_serving(place, shippers, self.stop.clone(), names.clone()));
+            self.tasks.spawn(keep_serving(place, shippers, (self.stop.clone(), self.end.clone()), names.clone()));
         }
         if let Some(ctx) = services.ctx {
             for (job, metrics, bases) in services.jobs {
@@ -121,14 +124,14 @@ impl Running {
 
     /// Ends all; the future is done when they have ended.
     pub fn end(&mut self) -> impl Future<Output = ()> + use<> {
-        self.stop.cancel();
+        self.end.cancel();
         let mut tasks = std::mem::take(&mut self.tasks);
         async move { while tasks.join_next().await.is_some() {} }
     }
 }
 
 /// Serves one socket until told to end, whatever happens to it.
-async fn keep_serving(place: Place, shippers: Vec<Arc<Shipper>>, stop: Cancel, metrics: ByName) {
+async fn keep_serving(place: Place, shippers: Vec<Arc<Shipper>>, (stop, end): (Cancel, Cancel), metrics: ByName) {
     let tell = |up: bool| {
         for shipper in &shippers {
             let job = shipper.job();
@@ -144,7 +147,7 @@ async fn keep_serving(place: Place, shippers: Vec<Arc<Shipper>>, stop: Cancel, m
                 tracing::info!("taking WAL on {}", place.path.display());
                 said.clear();
                 tell(true);
-                let service = Arc::new(Service::new(shippers.iter().cloned(), stop.clone()));
+                let service = Arc::new(Service::new(shippers.iter().cloned(), stop.clone(), end.clone()));
                 serve(listening, service).await
             }
             Err(e) => Err(e),

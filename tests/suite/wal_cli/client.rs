@@ -8,6 +8,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
 use strongroom_client::call;
 use strongroom_client::message::{self, Reply, Request};
 use strongroom_client::wire;
@@ -197,6 +198,31 @@ fn what_could_not_be_read_ahead_is_once_it_can_be() {
     assert_eq!(fetch(1), Reply::Delivered(1 << 20));
     let next = Path::new(&spool).join(format!("ahead/{SYSTEM}/wal-{}", name(1, 2)));
     until("the next one is read ahead", || next.exists());
+}
+
+#[test]
+fn a_push_under_way_is_finished_when_the_configuration_is_read_again() {
+    let place = Place::new("");
+    let mut config = std::fs::OpenOptions::new().append(true).open(place.config()).unwrap();
+    // A segment takes 8 s, during which the next one waits.
+    config.write_all(b"limits: { upload: 128KiB/s }\n").unwrap();
+    let daemon = Daemon::start(&place);
+    let socket = place.path("socket");
+    let (request, segment) = push(1);
+    assert_eq!(call::once(Path::new(&socket), &request, &[segment]).unwrap(), Reply::Stored);
+    let (request, segment) = push(2);
+    let stream = UnixStream::connect(&socket).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    wire::send(&stream, &request.line(), &[segment]).unwrap();
+    let mut answers = std::io::BufReader::new(&stream);
+    let mut answer = || Reply::parse(&wire::receive_line(&mut answers).unwrap()).unwrap();
+    assert_eq!(answer(), Reply::Wait, "it is under way");
+    kill_process(Pid::from_raw(daemon.0.id().cast_signed()).unwrap(), Signal::HUP).unwrap();
+    until("the configuration is read again", || {
+        std::fs::read_to_string(place.path("daemon.log")).unwrap().contains("the configuration was read again")
+    });
+    let last = std::iter::from_fn(|| Some(answer())).find(|reply| *reply != Reply::Wait);
+    assert_eq!(last, Some(Reply::Stored));
 }
 
 #[test]
