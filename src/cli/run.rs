@@ -20,8 +20,9 @@ pub(super) struct Args {
 pub(super) async fn run(s: &Session, a: Args) -> Result<Done> {
     let grace = parse_duration(&a.grace).map_err(|e| e.with_kind(Kind::Usage).context("--grace"))?;
     let file = s.config_path()?;
+    // First, so that a change of the file while it is loaded is seen.
+    let options = Options { grace, ..Options::new(Some(file.clone())) };
     let settings: Settings = s.load(&file).map_err(Error::from)?;
-    let options = Options { grace, ..Options::new(Some(file)) };
     daemon::run(settings, options, Arc::new(SystemClock), s.cancel.clone()).await?;
     Ok(Done::Ok)
 }

@@ -125,6 +125,12 @@ impl JobMetrics {
         }
     }
 
+    /// When a successful backup in the repository began that was looked up. A newer one may be known meanwhile, and stays.
+    pub fn looked_up(&self, begun: Time) {
+        let known = self.families.last_success.get_or_create(&self.operation("backup"));
+        known.set(known.get().max(seconds(begun)));
+    }
+
     /// Retention looked at the job: this many complete snapshots are left, this many went.
     pub fn retained(&self, snapshots: usize, removed: usize) {
         self.families.snapshots.get_or_create(&self.job).set(i64::try_from(snapshots).unwrap_or(i64::MAX));

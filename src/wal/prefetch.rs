@@ -3,16 +3,21 @@
 //! Files lie in a directory of our own until they are asked for: written under another name, verified to their end, renamed. Only
 //! whole segments are fetched ahead, which never change once they are stored, so what lies there cannot be out of date. A failure
 //! ahead is forgotten: who asks for that segment gets it from the store, or the reason.
+//!
+//! Several may read at once, such as the standbys of one server. They do not say who they are; each is known by what it asks for, one
+//! segment after the other, and they share the place evenly.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use super::fetch::{Fetched, Mode};
 use super::folder::Folder;
@@ -23,12 +28,17 @@ use crate::model::{SegmentName, SegmentSize, WalFile};
 /// Files in the directory are named like this, so that nothing else is ever removed from it.
 const PREFIX: &str = "wal-";
 
+/// So many who read at once have segments fetched ahead for them.
+const READERS: usize = 8;
+/// Who has not asked for this long reads no more.
+const GONE: Duration = Duration::from_secs(60);
+
 /// How much is fetched ahead.
 #[derive(Debug, Clone)]
 pub struct PrefetchOptions {
     /// Where files wait: a directory that nothing else uses, on the disk of the data directory if possible. Made if missing.
     pub dir: PathBuf,
-    /// Bytes of segments there at most; less than one segment switches it off.
+    /// Bytes of segments there at most, for all who read; less than one segment switches it off.
     pub most: u64,
     /// Downloads at once. Memory: this many times the smaller of the segment size and 32 MiB, and 3 MiB each.
     pub parallel: usize,
@@ -45,11 +55,46 @@ pub struct Prefetcher {
 
 #[derive(Debug, Default)]
 struct State {
+    /// Who asked last comes last.
+    readers: Vec<Reader>,
     /// On the way, or there: `true` once it can be opened, and `false` for ever if the sender is gone.
     files: BTreeMap<SegmentName, watch::Receiver<bool>>,
     /// Not there when it was looked for: nothing behind it is fetched ahead until it is.
     missing: Arc<Mutex<BTreeSet<SegmentName>>>,
     tasks: JoinSet<()>,
+}
+
+/// Somebody who reads forwards.
+#[derive(Debug)]
+struct Reader {
+    /// What it asked for last.
+    at: SegmentName,
+    when: Instant,
+    /// It went on from one segment to the next. Who has not may have looked at one segment and no more.
+    goes_on: bool,
+}
+
+/// Takes note of a question, and tells what is to be there from now on: for who asked, and for the others.
+fn windows(
+    readers: &mut Vec<Reader>,
+    asked: SegmentName,
+    size: SegmentSize,
+    most: u64,
+) -> (Vec<SegmentName>, BTreeSet<SegmentName>) {
+    let when = Instant::now();
+    let goes_on = readers.iter().any(|r| r.at.next(size) == asked || (r.at == asked && r.goes_on));
+    readers.retain(|r| r.at != asked && when.duration_since(r.when) < GONE);
+    if let Some(before) = readers.iter().position(|r| r.at.next(size) == asked) {
+        readers.remove(before);
+    }
+    if readers.len() >= READERS {
+        readers.remove(0);
+    }
+    let others: Vec<SegmentName> = readers.iter().filter(|r| r.goes_on).map(|r| r.at).collect();
+    readers.push(Reader { at: asked, when, goes_on });
+    let count = usize::try_from(most / size.bytes()).unwrap_or(usize::MAX).min(1024) / (others.len() + 1);
+    let window = |at: SegmentName| std::iter::successors(Some(at.next(size)), move |n| Some(n.next(size))).take(count);
+    (window(asked).collect(), others.into_iter().flat_map(window).collect())
 }
 
 impl Prefetcher {
@@ -131,27 +176,22 @@ impl Prefetcher {
         .await
     }
 
-    /// Fetches what comes after `asked`, and forgets what does not.
+    /// Fetches what comes after `asked`, and forgets what nobody will ask for.
     fn go_ahead(&self, asked: SegmentName, size: SegmentSize) {
-        let count = usize::try_from(self.options.most / size.bytes()).unwrap_or(usize::MAX).min(1024);
-        let mut window = Vec::with_capacity(count);
-        let mut next = asked;
-        for _ in 0..count {
-            next = next.next(size);
-            window.push(next);
-        }
         let mut state = self.state.lock();
-        let State { files, missing, tasks } = &mut *state;
+        let State { readers, files, missing, tasks } = &mut *state;
         while tasks.try_join_next().is_some() {}
-        let stale: Vec<SegmentName> = files.keys().copied().filter(|n| *n != asked && !window.contains(n)).collect();
+        let (window, others) = windows(readers, asked, size, self.options.most);
+        let wanted = |name: &SegmentName| window.contains(name) || others.contains(name);
+        let stale: Vec<SegmentName> = files.keys().copied().filter(|n| *n != asked && !wanted(n)).collect();
         for name in stale {
             if files.remove(&name).is_some_and(|there| *there.borrow()) {
                 remove(&path(&self.options.dir, name));
             }
         }
-        missing.lock().retain(|m| *m > asked && window.contains(m));
+        missing.lock().retain(|m| *m != asked && wanted(m));
         for name in window {
-            if missing.lock().first().is_some_and(|m| *m <= name) {
+            if missing.lock().range(asked..=name).next().is_some() {
                 break;
             }
             if files.get(&name).is_some_and(|there| *there.borrow() || there.has_changed().is_ok()) {
@@ -163,7 +203,7 @@ impl Prefetcher {
                 (self.folder.clone(), self.room.clone(), missing.clone(), self.options.dir.clone());
             tasks.spawn(async move {
                 let _permit = room.acquire_owned().await;
-                if missing.lock().first().is_some_and(|m| *m < name) || tell.is_closed() {
+                if missing.lock().range(asked..name).next().is_some() || tell.is_closed() {
                     return;
                 }
                 match download(&folder, &dir, name, size).await {

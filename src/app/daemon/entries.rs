@@ -85,10 +85,8 @@ impl Builder {
     fn drill(&self, ctx: &Context, job: &Job) -> Result<Option<Entry<Arc<dyn Task>>>> {
         let metrics = self.metrics.drill(job.tenant.as_str(), job.name.as_str());
         if !drill::is_expected(job) {
-            metrics.forget();
             return Ok(None);
         }
-        metrics.wanted(job.drill.max_age.map(|d| d.as_secs_f64()));
         let name = format!("{}{DRILL}", job.selector());
         let quiet = ctx.settings().limits.quiet_hours.clone();
         let schedule = Schedule::new(&job.drill.schedule, &name, std::time::Duration::ZERO, 0, quiet)?;
@@ -113,6 +111,10 @@ impl std::fmt::Debug for Drill {
 
 #[async_trait]
 impl Task for Drill {
+    fn in_force(&self) {
+        self.metrics.wanted(self.job.drill.max_age.map(|d| d.as_secs_f64()));
+    }
+
     async fn last_success(&self) -> Result<Option<Time>> {
         drill::learn(&self.ctx, &self.job, &self.metrics).await
     }
@@ -293,6 +295,35 @@ mod tests {
             }
         }
         assert_eq!(before[0].history, of("test", "one")[0].history);
+    }
+
+    #[test]
+    fn a_configuration_that_is_refused_leaves_the_metrics_alone() {
+        let (asker, _wanted) = super::super::wanted::channel();
+        let metrics = Metrics::new("test");
+        let http = Http { metrics: None };
+        let builder = Builder { clock: Arc::new(SystemClock), metrics: metrics.clone(), http, asker };
+        let build = |jobs: &str| {
+            let text = format!(
+                "environment: test\nrepository: {{ url: 's3://bucket/x', password: {{ value: x }} }}\ntenants:\n  a:\n    jobs:\n{jobs}"
+            );
+            builder.build(load_text(&text, Format::Yaml, None, []).unwrap())
+        };
+        let shown = || -> Vec<String> {
+            metrics.to_string().lines().filter(|l| l.starts_with("strongroom_drill_")).map(str::to_owned).collect()
+        };
+        let first = build("      x: { volume: { path: /x }, drill: { max_age: 2d } }\n").unwrap();
+        assert!(shown().is_empty(), "it is not in force yet");
+        first.entries.iter().for_each(|e| e.task.in_force());
+        metrics.drill("a", "x").failed(Time::new(7000, 0));
+        let before = shown();
+        assert!(before.contains(&"strongroom_drill_max_age_seconds{tenant=\"a\",job=\"x\"} 172800.0".to_owned()), "{before:?}");
+        // The archive wants to run a program, without leave.
+        let archive = "      wal: { pg_wal: { url: { command: [echo, x] } } }\n";
+        for changed in ["", ", drill: { max_age: 3d }"] {
+            build(&format!("      x: {{ volume: {{ path: /x }}{changed} }}\n{archive}")).unwrap_err();
+            assert_eq!(shown(), before);
+        }
     }
 
     #[test]

@@ -38,7 +38,7 @@ pub struct Options {
 }
 
 impl Options {
-    /// Reloads from `file` with the process's environment; 25 s of grace, which fits a pod's default of 30.
+    /// Reloads from `file` with the process's environment, as [`Origin::of_process`]; 25 s of grace, which fits a pod's default of 30.
     #[must_use]
     pub fn new(file: Option<PathBuf>) -> Self {
         Self { origin: file.map(Origin::of_process), grace: Duration::from_secs(25) }

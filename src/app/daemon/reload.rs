@@ -19,22 +19,34 @@ const LOOK: Duration = Duration::from_secs(5);
 /// Where a configuration came from.
 #[derive(Debug, Clone)]
 pub struct Origin {
-    /// The file.
-    pub file: PathBuf,
-    /// What is laid over it.
-    pub environment: Vec<(String, String)>,
+    file: PathBuf,
+    environment: Vec<(String, String)>,
+    /// The content when this was made.
+    first: Option<blake3::Hash>,
 }
 
 impl Origin {
-    /// With the environment of this process.
+    /// A file, and the environment that is laid over it. Blocks: looks at the file. Make it before the configuration is loaded, so
+    /// that a change in between is seen.
+    #[must_use]
+    pub fn new(file: PathBuf, environment: Vec<(String, String)>) -> Self {
+        let mut origin = Self { file, environment, first: None };
+        origin.first = origin.print();
+        origin
+    }
+
+    /// As [`Origin::new`], with the environment of this process.
     #[must_use]
     pub fn of_process(file: PathBuf) -> Self {
         let text = |t: std::ffi::OsString| t.into_string().ok();
-        let environment = std::env::vars_os().filter_map(|(k, v)| Some((text(k)?, text(v)?))).collect();
-        Self { file, environment }
+        Self::new(file, std::env::vars_os().filter_map(|(k, v)| Some((text(k)?, text(v)?))).collect())
     }
 
-    fn load(&self) -> Result<Settings> {
+    /// Reads the configuration. Blocks.
+    ///
+    /// # Errors
+    /// As [`config::load`].
+    pub fn load(&self) -> Result<Settings> {
         config::load(&self.file, self.environment.iter().cloned()).map_err(Error::from)
     }
 
@@ -46,7 +58,7 @@ impl Origin {
 
 /// Sends a configuration to the loop whenever there is a new one without mistakes. Ends with the loop.
 pub(super) async fn watch(origin: Origin, builder: Builder, to: mpsc::Sender<Event>, mut hang_up: Signal, metrics: Metrics) {
-    let mut seen = print(&origin).await;
+    let mut seen = origin.first;
     loop {
         let asked = tokio::select! {
             () = tokio::time::sleep(LOOK) => false,

@@ -35,6 +35,9 @@ pub(super) const DRILL: &str = " (drill)";
 /// What the daemon does with a job. Cheap to clone behind its [`Arc`].
 #[async_trait]
 pub(super) trait Task: Send + Sync + fmt::Debug {
+    /// The configuration that has it is in force from now on.
+    fn in_force(&self) {}
+
     /// When the last complete backup in the repository began.
     ///
     /// # Errors
@@ -174,13 +177,10 @@ impl Turn {
             if let Some((_, lookup)) = self.asked.remove(name) {
                 lookup.cancel();
             }
-            match (self.job_metrics(name), name.strip_suffix(DRILL).and_then(|n| n.split_once('/'))) {
-                (Some(metrics), _) => metrics.forget(),
-                (None, Some((tenant, job))) => self.metrics.drill(tenant, job).forget(),
-                (None, None) => {}
-            }
+            self.forget(name);
         }
         for (name, task) in tasks {
+            task.in_force();
             let metrics = self.job_metrics(&name);
             metrics.iter().for_each(|m| m.next_run(None));
             if new.contains(&name) {
@@ -199,6 +199,15 @@ impl Turn {
     fn job_metrics(&self, name: &str) -> Option<JobMetrics> {
         let (tenant, job) = name.split_once('/').filter(|_| !name.ends_with(DRILL))?;
         Some(self.metrics.job(tenant, job))
+    }
+
+    /// Removes what is shown of a job, or of its drills.
+    fn forget(&self, name: &str) {
+        match (self.job_metrics(name), name.strip_suffix(DRILL).and_then(|n| n.split_once('/'))) {
+            (Some(metrics), _) => metrics.forget(),
+            (None, Some((tenant, job))) => self.metrics.drill(tenant, job).forget(),
+            (None, None) => {}
+        }
     }
 
     /// Writes these heartbeats from now on, and no others.
@@ -288,13 +297,16 @@ impl Turn {
             Meanwhile::Moved => self.want_again(&name),
             Meanwhile::Same | Meanwhile::Gone => self.answer(&name, ended),
         }
+        if meanwhile == Meanwhile::Gone {
+            // The run told of its end.
+            return self.forget(&name);
+        }
         let Some(metrics) = self.job_metrics(&name) else { return };
         match (meanwhile, ended) {
-            (Meanwhile::Gone, _) => return metrics.forget(),
             (Meanwhile::Same, Ended::Done(at)) => metrics.last_success(Some(at)),
             // The run itself told of its success.
             (Meanwhile::Moved, _) => metrics.last_success(self.scheduler.last(&name)),
-            (Meanwhile::Same, Ended::Failed | Ended::Elsewhere) => {}
+            (Meanwhile::Same, Ended::Failed | Ended::Elsewhere) | (Meanwhile::Gone, _) => {}
         }
         metrics.running(false);
     }
@@ -306,8 +318,8 @@ impl Turn {
         }
         self.asked.remove(&name);
         self.scheduler.learned(&name, last);
-        if let (Some(_), Some(metrics)) = (last, self.job_metrics(&name)) {
-            metrics.last_success(last);
+        if let (Some(last), Some(metrics)) = (last, self.job_metrics(&name)) {
+            metrics.looked_up(last);
         }
     }
 

@@ -2,13 +2,14 @@
 //! watches what waits to be archived.
 //!
 //! A socket that cannot be served is told and tried again; the other jobs go on. A new configuration takes the sockets over from
-//! the old one; a client that comes in between asks again.
+//! the old one, which still answers what is under way, if that comes soon; a client that comes in between asks again.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
@@ -73,25 +74,38 @@ impl Services {
 /// The services in force.
 #[derive(Debug, Default)]
 pub struct Running {
+    /// Of the process.
+    end: Cancel,
+    /// Of the services in force.
     stop: Cancel,
     tasks: JoinSet<()>,
-    metrics: BTreeMap<(String, String), WalMetrics>,
+    metrics: Arc<Mutex<ByName>>,
+}
+
+/// Metrics by tenant and job.
+type ByName = BTreeMap<(String, String), WalMetrics>;
+
+/// Removes what is shown of these, unless they are in the configuration.
+fn forget(gone: &ByName, configured: &ByName) {
+    gone.iter().filter(|(name, _)| !configured.contains_key(*name)).for_each(|(_, metrics)| metrics.forget());
 }
 
 impl Running {
     /// Starts these and ends those before.
     pub fn replace(&mut self, services: Services) {
-        let before = std::mem::take(&mut self.stop);
-        let names: BTreeMap<_, _> =
+        let before = std::mem::replace(&mut self.stop, self.end.child());
+        let names: ByName =
             services.jobs.iter().map(|(j, m, _)| ((j.tenant.to_string(), j.name.to_string()), m.clone())).collect();
-        for (name, metrics) in std::mem::replace(&mut self.metrics, names) {
-            if !self.metrics.contains_key(&name) {
-                metrics.forget();
-            }
-        }
-        while self.tasks.try_join_next().is_some() {}
+        let earlier = std::mem::replace(&mut *self.metrics.lock(), names.clone());
+        forget(&earlier, &names);
+        let (mut ending, metrics) = (std::mem::take(&mut self.tasks), self.metrics.clone());
+        self.tasks.spawn(async move {
+            while ending.join_next().await.is_some() {}
+            // They told of their end.
+            forget(&earlier, &metrics.lock());
+        });
         for (place, shippers) in services.sockets.into_values() {
-            self.tasks.spawn(keep_serving(place, shippers, self.stop.clone(), self.metrics.clone()));
+            self.tasks.spawn(keep_serving(place, shippers, (self.stop.clone(), self.end.clone()), names.clone()));
         }
         if let Some(ctx) = services.ctx {
             for (job, metrics, bases) in services.jobs {
@@ -110,14 +124,14 @@ impl Running {
 
     /// Ends all; the future is done when they have ended.
     pub fn end(&mut self) -> impl Future<Output = ()> + use<> {
-        self.stop.cancel();
+        self.end.cancel();
         let mut tasks = std::mem::take(&mut self.tasks);
         async move { while tasks.join_next().await.is_some() {} }
     }
 }
 
 /// Serves one socket until told to end, whatever happens to it.
-async fn keep_serving(place: Place, shippers: Vec<Arc<Shipper>>, stop: Cancel, metrics: BTreeMap<(String, String), WalMetrics>) {
+async fn keep_serving(place: Place, shippers: Vec<Arc<Shipper>>, (stop, end): (Cancel, Cancel), metrics: ByName) {
     let tell = |up: bool| {
         for shipper in &shippers {
             let job = shipper.job();
@@ -133,7 +147,7 @@ async fn keep_serving(place: Place, shippers: Vec<Arc<Shipper>>, stop: Cancel, m
                 tracing::info!("taking WAL on {}", place.path.display());
                 said.clear();
                 tell(true);
-                let service = Arc::new(Service::new(shippers.iter().cloned(), stop.clone()));
+                let service = Arc::new(Service::new(shippers.iter().cloned(), stop.clone(), end.clone()));
                 serve(listening, service).await
             }
             Err(e) => Err(e),
@@ -209,5 +223,42 @@ fn check_commands(ctx: &Context, job: &WalJob) -> Result<()> {
                 .hint("Start it with --allow-commands (or STRONGROOM_ALLOW_COMMANDS=true) if you trust the configuration."))
         }
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Format, load_text};
+    use crate::runtime::SystemClock;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_an_archive_that_went_tells_of_its_end_is_not_shown() {
+        let dir = tempfile::tempdir().unwrap();
+        // A server that takes connections and says nothing.
+        let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let archive = format!(
+            "wal: {{ pg_wal: {{ mode: receive, url: 'postgres://x@127.0.0.1:{}/x', socket: none }} }}",
+            server.local_addr().unwrap().port()
+        );
+        let ctx = |jobs: &str| {
+            let text = format!(
+                "environment: test\nrepository: {{ url: 'file://{}', password: {{ value: x }} }}\ntenants: {{ a: {{ jobs: {{ {jobs} }} }} }}\n",
+                dir.path().display()
+            );
+            Context::new(load_text(&text, Format::Yaml, None, []).unwrap(), Arc::new(SystemClock), Cancel::new())
+        };
+        let with = ctx(&archive);
+        crate::app::init::run(&with, &"a".parse().unwrap()).await.unwrap();
+        let metrics = Metrics::new("test");
+        let mut running = Running::default();
+        running.replace(Services::of(&with, &metrics, |_| Vec::new()).unwrap());
+        // It is at it.
+        let asked = crate::app::blocking(move || Ok((server.accept().unwrap(), server))).await.unwrap();
+        metrics.wal("a", "wal").gap();
+        running.replace(Services::of(&ctx("x: { volume: { path: /x } }"), &metrics, |_| Vec::new()).unwrap());
+        running.end().await;
+        assert!(!metrics.to_string().contains("job=\"wal\""), "{metrics}");
+        drop(asked);
     }
 }

@@ -172,7 +172,7 @@ pub async fn run(ctx: &Context, job: &WalJob, dir: &Path, key: &str, current: im
     // What waits to be archived lies where it was started for.
     job.settings.data_directory = cluster::data_directory(dir).or(job.settings.data_directory);
     let shipper = Arc::new(Shipper::new(ctx.clone(), job, Some(dir.join("segments")), None).alone());
-    let service = Arc::new(Service::helper(key, Arc::clone(&shipper), stop.clone(), dir.to_path_buf()));
+    let service = Arc::new(Service::helper(key, Arc::clone(&shipper), stop.clone(), ctx.cancel().clone(), dir.to_path_buf()));
     let place = Place { path: socket(dir), uids: Vec::new(), gids: Vec::new(), mode: 0o600 };
     let listening = Listening::at(&place)?;
     let serving = tokio::spawn(serve(listening, Arc::clone(&service)));

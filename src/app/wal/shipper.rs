@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use tokio::sync::OnceCell;
 
 use super::server::{Local, only_system};
 use super::{Delivery, backfill};
@@ -19,7 +20,7 @@ use crate::error::{Context as _, Error, Kind, Result};
 use crate::http::WalMetrics;
 use crate::model::{SegmentSize, SystemId, WalFile};
 use crate::postgres::wal_header;
-use crate::wal::{Archive, Fetched, Folder, Mode, PrefetchOptions, Prefetcher, PushOptions, Pushed, Pusher};
+use crate::wal::{Archive, Fetched, Mode, PrefetchOptions, Prefetcher, PushOptions, Pushed, Pusher};
 
 /// A standby asks again by itself, and may have another source of WAL.
 const STANDBY_TIME: Duration = Duration::from_secs(60);
@@ -40,12 +41,17 @@ pub(super) struct Shipper {
     metrics: Option<WalMetrics>,
     archive: tokio::sync::Mutex<Option<Archive>>,
     systems: Mutex<BTreeMap<SystemId, System>>,
+    /// Why nothing is read ahead, as it was said last.
+    said: Mutex<String>,
 }
 
 #[derive(Debug, Clone)]
 struct System {
     pusher: Arc<Pusher>,
-    prefetcher: Option<Arc<Prefetcher>>,
+    /// Made by the first fetch that can.
+    prefetcher: Arc<OnceCell<Prefetcher>>,
+    /// Downloads at once.
+    parallel: usize,
 }
 
 impl Shipper {
@@ -53,7 +59,8 @@ impl Shipper {
     pub(super) fn new(ctx: Context, job: WalJob, prefetch: Option<PathBuf>, metrics: Option<WalMetrics>) -> Self {
         let prefetch = prefetch.filter(|_| job.settings.prefetch > 0);
         let memory = crate::app::memory_share(ctx.settings(), 2);
-        Self { ctx, job, prefetch, metrics, memory, archive: tokio::sync::Mutex::default(), systems: Mutex::default() }
+        let archive = tokio::sync::Mutex::default();
+        Self { ctx, job, prefetch, metrics, memory, archive, systems: Mutex::default(), said: Mutex::default() }
     }
 
     /// For a process that does nothing else: two thirds of the budget instead of half of it, the rest being for reading.
@@ -159,7 +166,8 @@ impl Shipper {
     /// A file that was read ahead: where it lies and its length. It is the caller's from then on. `None`: fetch it.
     pub(super) async fn take(&self, name: &str, mode: Mode, server: Option<SystemId>) -> Option<(PathBuf, u64)> {
         let file: WalFile = name.parse().ok()?;
-        let prefetcher = self.system(server?, None).await.ok()?.prefetcher?;
+        let (id, system) = (server?, self.system(server?, None).await.ok()?);
+        let prefetcher = self.prefetcher(id, &system).await?;
         let taken = tokio::time::timeout(self.job.settings.fetch_timeout, prefetcher.take(&file, mode)).await;
         taken.ok().flatten()
     }
@@ -189,11 +197,11 @@ impl Shipper {
                 None => only_system(&self.archive().await?).await?,
             },
         };
-        let System { pusher, prefetcher } = self.system(system, None).await?;
+        let (id, system) = (system, self.system(system, None).await?);
         let counted = out.try_clone().context(|| "open the file once more")?;
-        let fetched = match prefetcher {
+        let fetched = match self.prefetcher(id, &system).await {
             Some(prefetcher) => prefetcher.fetch(file, out, mode).await?,
-            None => pusher.folder().fetch(file, out, mode).await?,
+            None => system.pusher.folder().fetch(file, out, mode).await?,
         };
         Ok(match fetched {
             Fetched::Delivered { bytes } => Delivery::Delivered { bytes, until: None },
@@ -233,22 +241,29 @@ impl Shipper {
             None => folder.identity().await?.map_or(SegmentSize::DEFAULT, |i| i.segment_size).bytes(),
         };
         let parallel = super::parallel(&self.job, segment, self.memory);
-        let prefetcher = self.prefetcher(folder.clone(), id, parallel).await;
         let at_once = self.job.settings.parallel;
         let pusher =
             Arc::new(Pusher::new(folder, PushOptions { parallel: at_once, memory: self.memory, ahead: AHEAD * at_once }));
         let mut systems = self.systems.lock();
         // Another call may have been faster; its answers are the ones that are kept.
-        Ok(systems.entry(id).or_insert(System { pusher, prefetcher }).clone())
+        Ok(systems.entry(id).or_insert(System { pusher, prefetcher: Arc::default(), parallel }).clone())
     }
 
-    async fn prefetcher(&self, folder: Folder, id: SystemId, parallel: usize) -> Option<Arc<Prefetcher>> {
+    /// `None`: nothing is read ahead, or cannot be now.
+    async fn prefetcher<'a>(&self, id: SystemId, system: &'a System) -> Option<&'a Prefetcher> {
         let dir = self.prefetch.as_ref()?.join(id.to_string());
-        let options = PrefetchOptions { dir, most: self.job.settings.prefetch, parallel };
-        match blocking(move || Prefetcher::open(folder, options)).await {
-            Ok(prefetcher) => Some(Arc::new(prefetcher)),
+        let options = PrefetchOptions { dir, most: self.job.settings.prefetch, parallel: system.parallel };
+        let folder = system.pusher.folder().clone();
+        let open = || blocking(move || Prefetcher::open(folder, options));
+        match system.prefetcher.get_or_try_init(open).await {
+            Ok(prefetcher) => Some(prefetcher),
             Err(e) => {
-                tracing::warn!("job {}: no WAL is read ahead: {}", self.job.selector(), e.report());
+                let report = e.report();
+                let mut said = self.said.lock();
+                if *said != report {
+                    tracing::warn!("job {}: no WAL is read ahead: {report}", self.job.selector());
+                    *said = report;
+                }
                 None
             }
         }

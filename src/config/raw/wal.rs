@@ -32,7 +32,8 @@ pub struct RawPgWal {
     pub compression: Option<RawWalCompression>,
     /// Segments that are pushed or fetched at the same time, 1 to 64. Default: 4.
     pub parallel: Option<i64>,
-    /// How much WAL `wal fetch` reads ahead during a recovery: `256MiB`, which is the default; 0 is none.
+    /// How much WAL `wal fetch` reads ahead during a recovery: `256MiB`, which is the default; 0 is none. Who reads at the same time
+    /// through one socket has an even part of it.
     pub prefetch: Option<RawSize>,
     /// How long `wal fetch` goes on trying to reach a store before it ends with 255, which ends the recovery: `5m`, which is the
     /// default.

@@ -363,10 +363,7 @@ async fn the_daemon_backs_up_reloads_and_stops() {
     let settings = config::load(&file, []).unwrap();
     let ctx = Context::new(settings.clone(), Arc::new(SystemClock), Cancel::new());
     let stop = Cancel::new();
-    let options = daemon::Options {
-        origin: Some(daemon::Origin { file: file.clone(), environment: Vec::new() }),
-        grace: Duration::from_secs(20),
-    };
+    let options = daemon::Options { origin: Some(daemon::Origin::new(file.clone(), Vec::new())), grace: Duration::from_secs(20) };
     let running = tokio::spawn(daemon::run(settings, options, Arc::new(SystemClock), stop.clone()));
     until(&ctx, 3).await;
     // A mistake: the old configuration goes on.
@@ -395,6 +392,24 @@ async fn the_daemon_backs_up_reloads_and_stops() {
     tokio::time::timeout(Duration::from_secs(15), running).await.unwrap().unwrap().unwrap();
     let repo = ctx.repository(&"acme".parse().unwrap()).await.unwrap();
     assert!(repo.load_locks().await.unwrap().is_empty(), "locks are given back");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_of_the_file_while_the_daemon_starts_is_seen() {
+    let world = World::new().await;
+    let file = world.path().join("strongroom.yaml");
+    let text = world.text("files: { volume: { path: DATA }, every: 1h }");
+    std::fs::write(&file, &text).unwrap();
+    let origin = daemon::Origin::new(file.clone(), Vec::new());
+    let settings = origin.load().unwrap();
+    std::fs::write(&file, text.replace("files:", "renamed:")).unwrap();
+    let (stop, ctx) = (Cancel::new(), world.ctx(FILES));
+    let options = daemon::Options { origin: Some(origin), grace: Duration::from_secs(20) };
+    let running = tokio::spawn(daemon::run(settings, options, Arc::new(SystemClock), stop.clone()));
+    until(&ctx, 2).await;
+    assert!(snapshots(&ctx).await.iter().any(|s| s.file.tag("job") == Some("renamed")));
+    stop.cancel();
+    running.await.unwrap().unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -220,3 +220,23 @@ async fn a_rewind_fetches_nothing_ahead() {
     }
     assert_eq!((place.store.log().len() - before, spooled(&place)), (3, 0));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_who_read_at_once_share_what_is_fetched_ahead() {
+    let place = Place::new();
+    push_some(&place.folder(), 1, 1..41).await;
+    let ahead = prefetcher(&place, place.folder(), 8);
+    for number in [1, 21, 2, 22] {
+        fetch_through(&ahead, number, Mode::Recovery).await.0.unwrap();
+    }
+    let there = |number| place.dir.path().join("spool").join(format!("wal-{}", name(1, number))).exists();
+    crate::faults::until("the next four of both are there", || (3..7).chain(23..27).all(there));
+    crate::faults::until("nothing else is", || spooled(&place) == 8);
+    // What is there for one of them stays there, whatever the other one asks for.
+    place.store.add(Rule::new(Fault::Error(ErrorKind::Unavailable)).on([Op::Get]));
+    for number in [3, 23, 4, 24, 5, 6, 25, 26] {
+        let (done, bytes) = fetch_through(&ahead, number, Mode::Recovery).await;
+        assert_eq!(done.unwrap(), Fetched::Delivered { bytes: 1 << 20 }, "{number}");
+        assert!(bytes == segment(1, number, 0));
+    }
+}

@@ -8,12 +8,14 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
 use strongroom_client::call;
-use strongroom_client::message::{Reply, Request};
+use strongroom_client::message::{self, Reply, Request};
 use strongroom_client::wire;
 
 use super::{Place, archived, load, program, ran, until};
 use crate::support::postgres::{Server, user};
+use crate::wal::{SYSTEM, file, name, segment};
 
 /// `strongroom run`, ended with the test.
 struct Daemon(Child);
@@ -165,6 +167,62 @@ fn the_socket_gives_only_what_the_archive_has_to_whom_it_may() {
         let refused = ran(stranger.arg("--socket").arg(socket)).exits(255);
         assert!(refused.err.contains("may not use"), "{}", refused.err);
     }
+}
+
+/// Asks the daemon to store a segment of 1 MiB.
+fn push(number: u64) -> (Request, File) {
+    let names = vec![name(1, number).to_string()];
+    (Request::Push { job: "wal".into(), names, server: None }, file(&segment(1, number, 0)))
+}
+
+#[test]
+fn what_could_not_be_read_ahead_is_once_it_can_be() {
+    let place = Place::new("");
+    let spool = place.path("spool");
+    place.configure(&place.local_store(), &format!("spool: {spool}"), "");
+    // Where a directory should be.
+    std::fs::write(&spool, "").unwrap();
+    let _daemon = Daemon::start(&place);
+    let socket = place.path("socket");
+    for number in 1..4 {
+        let (request, file) = push(number);
+        assert_eq!(call::once(Path::new(&socket), &request, &[file]).unwrap(), Reply::Stored);
+    }
+    let fetch = |number| {
+        let server = Some(message::Server { identifier: SYSTEM.identifier, major: SYSTEM.major });
+        let request = Request::Fetch { job: "wal".into(), name: name(1, number).to_string(), mode: "recovery".into(), server };
+        call::once(Path::new(&socket), &request, &[tempfile::tempfile().unwrap()]).unwrap()
+    };
+    assert_eq!(fetch(1), Reply::Delivered(1 << 20));
+    std::fs::remove_file(&spool).unwrap();
+    assert_eq!(fetch(1), Reply::Delivered(1 << 20));
+    let next = Path::new(&spool).join(format!("ahead/{SYSTEM}/wal-{}", name(1, 2)));
+    until("the next one is read ahead", || next.exists());
+}
+
+#[test]
+fn a_push_under_way_is_finished_when_the_configuration_is_read_again() {
+    let place = Place::new("");
+    let mut config = std::fs::OpenOptions::new().append(true).open(place.config()).unwrap();
+    // A segment takes 8 s, during which the next one waits.
+    config.write_all(b"limits: { upload: 128KiB/s }\n").unwrap();
+    let daemon = Daemon::start(&place);
+    let socket = place.path("socket");
+    let (request, segment) = push(1);
+    assert_eq!(call::once(Path::new(&socket), &request, &[segment]).unwrap(), Reply::Stored);
+    let (request, segment) = push(2);
+    let stream = UnixStream::connect(&socket).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    wire::send(&stream, &request.line(), &[segment]).unwrap();
+    let mut answers = std::io::BufReader::new(&stream);
+    let mut answer = || Reply::parse(&wire::receive_line(&mut answers).unwrap()).unwrap();
+    assert_eq!(answer(), Reply::Wait, "it is under way");
+    kill_process(Pid::from_raw(daemon.0.id().cast_signed()).unwrap(), Signal::HUP).unwrap();
+    until("the configuration is read again", || {
+        std::fs::read_to_string(place.path("daemon.log")).unwrap().contains("the configuration was read again")
+    });
+    let last = std::iter::from_fn(|| Some(answer())).find(|reply| *reply != Reply::Wait);
+    assert_eq!(last, Some(Reply::Stored));
 }
 
 #[test]

@@ -26,6 +26,10 @@ use crate::wal::Mode;
 
 /// Connections at the same time. A server has one archiver; the rest is room for standbys and recoveries.
 const CONNECTIONS: usize = 32;
+/// What is under way when the service stops has this long, while the process goes on. Clients repeat what is given up.
+const FINISH: Duration = Duration::from_secs(10);
+/// The answers to what was given up take no longer.
+const ANSWERS: Duration = Duration::from_secs(2);
 /// A client sends its request at once.
 const REQUEST_TIME: Duration = Duration::from_secs(10);
 
@@ -33,8 +37,10 @@ const REQUEST_TIME: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(in super::super) struct Service {
     jobs: BTreeMap<String, Arc<Shipper>>,
-    /// Ends with the service; what it began is finished or given up.
+    /// Nobody is let in any more.
     stop: Cancel,
+    /// The process ends: what is under way is given up at once.
+    end: Cancel,
     in_use: Mutex<Use>,
     /// Where files that lie ready may be taken from by clients.
     beside: Option<PathBuf>,
@@ -69,15 +75,22 @@ impl Drop for Busy<'_> {
 }
 
 impl Service {
-    pub(in super::super) fn new(jobs: impl IntoIterator<Item = Arc<Shipper>>, stop: Cancel) -> Self {
+    /// `stop`: nobody is let in any more, and what is under way is given up soon; `end`: at once.
+    pub(in super::super) fn new(jobs: impl IntoIterator<Item = Arc<Shipper>>, stop: Cancel, end: Cancel) -> Self {
         let jobs = jobs.into_iter().map(|s| (s.job().name.to_string(), s)).collect();
-        Self { jobs, stop, in_use: Mutex::new(Use { busy: 0, last: Instant::now() }), beside: None }
+        Self { jobs, stop, end, in_use: Mutex::new(Use { busy: 0, last: Instant::now() }), beside: None }
     }
 
     /// For one job, under another name than its own. Lets clients take files that lie ready in `dir`: they may do there what they
     /// like anyway.
-    pub(in super::super) fn helper(name: &str, job: Arc<Shipper>, stop: Cancel, dir: PathBuf) -> Self {
-        Self { jobs: BTreeMap::from([(name.to_owned(), job)]), beside: Some(dir), ..Self::new([], stop) }
+    pub(in super::super) fn helper(name: &str, job: Arc<Shipper>, stop: Cancel, end: Cancel, dir: PathBuf) -> Self {
+        Self { jobs: BTreeMap::from([(name.to_owned(), job)]), beside: Some(dir), ..Self::new([], stop, end) }
+    }
+
+    /// Waits until what is under way is given up.
+    async fn gives_up(&self) {
+        self.stop.cancelled().await;
+        tokio::time::timeout(FINISH, self.end.cancelled()).await.ok();
     }
 
     /// How long nobody has asked for anything.
@@ -202,9 +215,15 @@ pub(in super::super) async fn serve(listening: Listening, service: Arc<Service>)
         });
     }
     drop(listening);
-    let all = async { while open.join_next().await.is_some() {} };
+    let late = async {
+        service.gives_up().await;
+        tokio::time::sleep(ANSWERS).await;
+    };
     // Whoever gets no answer asks again, elsewhere or later.
-    tokio::time::timeout(Duration::from_secs(2), all).await.ok();
+    tokio::select! {
+        () = async { while open.join_next().await.is_some() {} } => {}
+        () = late => {}
+    }
     Ok(())
 }
 
@@ -222,8 +241,8 @@ async fn exchange(stream: UnixStream, service: &Service, refused: Option<Error>)
         tracing::warn!("{}", e.chain());
         return say(&stream, &failure(&e)).await;
     }
-    let answer = service.answer(&line, files);
-    tokio::pin!(answer);
+    let (answer, gives_up) = (service.answer(&line, files), service.gives_up());
+    tokio::pin!(answer, gives_up);
     loop {
         let reply = tokio::select! {
             answered = &mut answer => match answered {
@@ -238,7 +257,7 @@ async fn exchange(stream: UnixStream, service: &Service, refused: Option<Error>)
                 continue;
             }
             // Who asks again meets the next one.
-            () = service.stop.cancelled() => failure(&Error::new(Kind::Cancelled, "the daemon is ending")),
+            () = &mut gives_up => failure(&Error::new(Kind::Cancelled, "the daemon is ending")),
         };
         return say(&stream, &reply).await;
     }

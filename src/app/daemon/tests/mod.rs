@@ -1,3 +1,5 @@
+mod replace;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -156,9 +158,13 @@ struct Daemon {
 }
 
 fn daemon(world: &Arc<World>, first: Loaded) -> Daemon {
+    daemon_with(world, first, Metrics::new("test"))
+}
+
+fn daemon_with(world: &Arc<World>, first: Loaded, metrics: Metrics) -> Daemon {
     let (events, inbox) = mpsc::channel(4);
     let (asker, wanted) = wanted::channel();
-    let (stop, metrics) = (Cancel::new(), Metrics::new("test"));
+    let stop = Cancel::new();
     let turn = Turn::new(world.clock.clone(), Health::new(world.clock.clone()), metrics.clone());
     let ended = tokio::spawn(turn.run(first, (inbox, wanted), stop.clone(), Duration::from_secs(25)));
     Daemon { events, asker, stop, metrics, ended }
@@ -241,16 +247,39 @@ async fn the_history_is_used_once_the_repository_answers() {
     assert_eq!(world.said(), ["01:32:35 a/late begins"]);
 }
 
+/// Takes an hour to say what it knew when it was asked.
+#[derive(Debug)]
+struct SlowToTell(Fake);
+
+#[async_trait]
+impl Task for SlowToTell {
+    async fn last_success(&self) -> Result<Option<Time>> {
+        let last = self.0.last_success().await;
+        tokio::time::sleep(Duration::from_secs(3600)).await;
+        last
+    }
+
+    async fn run(&self, due: Time, cancel: &Cancel) -> Ended {
+        self.0.run(due, cancel).await
+    }
+}
+
 #[tokio::test(start_paused = true)]
-async fn who_cannot_answer_is_asked_anew_as_a_new_configuration_has_it() {
+async fn an_answer_that_is_late_does_not_hide_a_newer_backup() {
     let world = World::new();
-    let never = |name| Fake { answers_from: t("2027-01-01T00:00:00Z"), ..fake(&world, name) };
-    let d = daemon(&world, loaded(vec![entry("0 2 * * *", never("a/x")), entry("0 2 * * *", never("a/y"))]));
-    tokio::time::sleep(Duration::from_secs(60)).await;
-    let corrected = vec![entry("0 2 * * *", fake(&world, "a/x")), entry("0 2 * * *", never("a/y"))];
-    d.events.send(Event::Replace(loaded(corrected))).await.unwrap();
-    tokio::time::sleep(Duration::from_secs(60)).await;
-    assert_eq!(world.said(), ["01:31:00 a/x begins"]);
+    world.done.lock().insert("a/x".into(), t("2026-11-20T02:00:00Z"));
+    let d = daemon(
+        &world,
+        loaded(vec![Entry { task: Arc::new(SlowToTell(fake(&world, "a/x"))), ..entry("0 2 * * *", fake(&world, "a/x")) }]),
+    );
+    hours(2).await;
+    assert_eq!(world.said(), ["02:00:00 a/x begins"]);
+    let shown = |text: &str| {
+        let name = "strongroom_job_last_success_timestamp_seconds{tenant=\"a\",job=\"x\",operation=\"backup\"} ";
+        text.lines().find_map(|l| l.strip_prefix(name)).map(|n| n.parse::<f64>().unwrap())
+    };
+    let made = t("2026-11-21T02:00:00Z").secs as f64;
+    assert!(shown(&d.text()).is_some_and(|at| at >= made), "{}", d.text());
 }
 
 #[derive(Debug)]
@@ -358,60 +387,6 @@ async fn a_job_is_taken_over_from_a_daemon_that_died() {
     world.leases.lock().clear();
     tokio::time::sleep(Duration::from_secs(100)).await;
     assert_eq!(world.said(), ["01:31:45 a/x begins"]);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_new_configuration_is_taken_over_while_jobs_run() {
-    let world = World::new();
-    let long = |name: &str| Fake { takes: Duration::from_secs(1800), ..fake(&world, name) };
-    let d = daemon(&world, loaded(vec![entry("every 1h", long("a/stays")), entry("every 1h", long("a/goes"))]));
-    tokio::time::sleep(Duration::from_secs(60)).await;
-    assert!(d.text().contains("strongroom_job_running{tenant=\"a\",job=\"goes\"} 1"));
-    d.events
-        .send(Event::Replace(loaded(vec![entry("every 2h", long("a/stays")), entry("every 1h", fake(&world, "a/new"))])))
-        .await
-        .unwrap();
-    hours(2).await;
-    assert_eq!(
-        world.said(),
-        [
-            "01:30:00 a/goes begins",
-            "01:30:00 a/stays begins",
-            "01:31:00 a/new begins",
-            "02:31:00 a/new begins",
-            "03:30:00 a/stays begins"
-        ]
-    );
-    assert!(!d.text().contains("goes"), "{}", d.text());
-    assert!(d.text().contains("strongroom_jobs 2"));
-    d.stop.cancel();
-    d.ended.await.unwrap().unwrap();
-    assert_eq!(world.said().last().unwrap(), "03:31:00 a/stays is cut short");
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_run_that_ends_after_its_job_moved_is_none_of_the_new_store() {
-    let (old, new) = (World::new(), World::new());
-    let long = Fake { takes: Duration::from_secs(1500), ..fake(&old, "a/x") };
-    let d = daemon(&old, loaded(vec![entry("0 1 * * *", long)]));
-    tokio::time::sleep(Duration::from_secs(60)).await;
-    let moved = Entry { history: "new".into(), ..entry("0 1 * * *", fake(&new, "a/x")) };
-    d.events.send(Event::Replace(loaded(vec![moved]))).await.unwrap();
-    tokio::time::sleep(Duration::from_secs(60)).await;
-    // Who wants a backup in the new store is not told of the one in the old.
-    let (since, cancel) = (t("2026-11-21T01:20:00Z"), Cancel::new());
-    // The run tells the metrics of its success.
-    d.metrics.job("a", "x").last_success(Some(t(START)));
-    let shown = "last_success_timestamp_seconds{tenant=\"a\",job=\"x\",operation=\"backup\"}";
-    let while_the_next_runs = async {
-        tokio::time::sleep(Duration::from_secs(23 * 60 + 30)).await;
-        assert!(!d.text().contains(shown), "{}", d.text());
-    };
-    let (told, ()) = tokio::join!(d.asker.ask("a/x", since, &cancel), while_the_next_runs);
-    assert_eq!((old.said(), new.said()), (vec!["01:30:00 a/x begins".into()], vec!["01:55:00 a/x begins".into()]));
-    assert!(told >= Some(t("2026-11-21T01:55:00Z")), "{told:?}");
-    let success = format!("{shown} {}", told.unwrap().secs);
-    assert!(d.text().contains(&success), "{success} {}", d.text());
 }
 
 #[tokio::test(start_paused = true)]
