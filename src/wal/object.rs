@@ -17,6 +17,7 @@ use super::room::Share;
 use crate::crypto::object::{Encoder, FRAME, HEADER, TAIL};
 use crate::crypto::{Codec, Content, ObjectSeal};
 use crate::error::{Context, Error, Kind, Result};
+use crate::runtime::direct;
 use crate::store::{ErrorKind, Key, Payload, PutMode, Store};
 
 /// Stored bytes of one object or part: what is held in memory at once for each object that is under way.
@@ -88,7 +89,9 @@ impl Source {
     /// Lets the system read the next part of it while its first bytes are worked on: what nobody has looked at for a while lies on
     /// the disk only.
     fn announce(&self, at: u64) {
-        if let Self::File(file) = self {
+        if let Self::File(file) = self
+            && direct::is_cached(file, at) == Some(false)
+        {
             // Without it everything takes longer, and that is all.
             rustix::fs::fadvise(file, at, NonZeroU64::new(PART as u64), rustix::fs::Advice::WillNeed).ok();
         }

@@ -14,8 +14,9 @@ use bytes::Bytes;
 use crate::runtime::direct;
 use crate::runtime::memory::{PAGE, page_aligned};
 
-/// Less is not worth the calls.
-const SMALL: usize = 1 << 20;
+/// Less is not worth the calls: of what is read, which is often still in the cache, and of what is written.
+const SMALL_READ: usize = 1 << 20;
+const SMALL_WRITE: usize = 128 << 10;
 /// What does not begin at a page of memory, or comes in pieces, is copied through so much that does.
 const THROUGH: usize = 1 << 20;
 
@@ -26,7 +27,7 @@ const THROUGH: usize = 1 << 20;
 /// As of a write.
 pub(super) fn write(file: &File, pieces: &[Bytes]) -> io::Result<usize> {
     let length: usize = pieces.iter().map(Bytes::len).sum();
-    if length < SMALL {
+    if length < SMALL_WRITE {
         return Ok(0);
     }
     if !direct::switch(file, true) {
@@ -45,7 +46,7 @@ pub(super) fn write(file: &File, pieces: &[Bytes]) -> io::Result<usize> {
 /// system does not do it, or there was an error that the usual way tells.
 pub(super) fn read(file: &File, range: &Range<u64>) -> Option<Bytes> {
     let wanted = usize::try_from(range.end.checked_sub(range.start)?).ok()?;
-    if wanted < SMALL || direct::is_cached(file, range.start) != Some(false) || !direct::switch(file, true) {
+    if wanted < SMALL_READ || direct::is_cached(file, range.start) != Some(false) || !direct::switch(file, true) {
         return None;
     }
     let out = read_pages(file, range.start, wanted);
