@@ -82,7 +82,7 @@ impl Shipper {
     /// Stores the first file; the others may be stored in advance. `server`: who it says it is.
     ///
     /// # Errors
-    /// [`Kind::Usage`] for a name that is no file of an archive, before anything is asked or read; then as [`Folder::push`].
+    /// [`Kind::Usage`] for a name that is no file of an archive, before anything is asked or read; then as [`crate::wal::Folder::push`].
     pub(super) async fn push(&self, files: Vec<(String, File)>, server: Option<SystemId>) -> Result<Pushed> {
         let mut files = files.into_iter();
         let (name, source) = files.next().ok_or_else(|| Error::new(Kind::Usage, "there is no file to push"))?;
