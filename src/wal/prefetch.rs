@@ -93,7 +93,9 @@ fn windows(
     let others: Vec<SegmentName> = readers.iter().filter(|r| r.goes_on).map(|r| r.at).collect();
     readers.push(Reader { at: asked, when, goes_on });
     let count = usize::try_from(most / size.bytes()).unwrap_or(usize::MAX).min(1024) / (others.len() + 1);
-    let window = |at: SegmentName| std::iter::successors(Some(at.next(size)), move |n| Some(n.next(size))).take(count);
+    // The last of all segments has none behind it.
+    let following = move |at: SegmentName| Some(at.next(size)).filter(|next| *next > at);
+    let window = |at: SegmentName| std::iter::successors(following(at), move |n| following(*n)).take(count);
     (window(asked).collect(), others.into_iter().flat_map(window).collect())
 }
 
@@ -261,5 +263,22 @@ fn remove(path: &Path) {
         && e.kind() != std::io::ErrorKind::NotFound
     {
         tracing::debug!("{} stays: {e}", path.display());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn behind_the_last_segment_there_is_none() {
+        let size = SegmentSize::DEFAULT;
+        let ahead = |name: &str| windows(&mut Vec::new(), name.parse().unwrap(), size, 64 << 20).0;
+        assert_eq!(ahead("0000000100000000000000FF").first().unwrap().to_string(), "000000010000000100000000");
+        assert_eq!(ahead("00000001FFFFFFFF000000FD").len(), 2);
+        // The second is no name that a server gives, but anybody may ask for it.
+        for last in ["00000001FFFFFFFF000000FF", "00000001FFFFFFFFFFFFFFFF"] {
+            assert_eq!(ahead(last), [], "{last}");
+        }
     }
 }

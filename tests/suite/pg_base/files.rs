@@ -7,7 +7,7 @@ use strongroom::model::NodeKind;
 use strongroom::repository::BlobType;
 
 use super::*;
-use crate::support::postgres::MAJORS;
+use crate::support::postgres::SERVERS;
 
 /// Tables in a tablespace, large and small, unlogged, in a database with an odd name.
 pub fn fill(server: &Server, database: &str) {
@@ -38,7 +38,7 @@ pub const ODD: &str = "odd \"name\" é 🐘";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_major_comes_back_from_stock_restic() {
-    for major in MAJORS {
+    for major in SERVERS {
         let server = Server::create(major, false, &["--data-checksums"], "");
         fill(&server, ODD);
         let odd_file = Path::new(&server.data()).join(std::ffi::OsStr::from_bytes(b"not ours \xff\n"));

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::files::{CONTENT, ODD, fill};
 use super::*;
-use crate::support::postgres::MAJORS;
+use crate::support::postgres::SERVERS;
 
 /// Path, kind, permissions and owner of everything in a restored snapshot, and of files the length.
 fn list(root: &Path) -> BTreeMap<String, (u32, u32, u64)> {
@@ -26,7 +26,7 @@ fn list(root: &Path) -> BTreeMap<String, (u32, u32, u64)> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_major_sends_what_its_files_are() {
-    for major in MAJORS {
+    for major in SERVERS {
         let server = Server::create(major, false, &["--data-checksums"], "autovacuum = off");
         fill(&server, ODD);
         let expected = server.sql(ODD, CONTENT);

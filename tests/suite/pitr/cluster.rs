@@ -12,12 +12,12 @@ use strongroom::restore::directory::{Blobs, Got, Progress, Want, WriteChunks};
 use strongroom::runtime::Cancel;
 
 use super::origin::{Origin, recovery, rows_after_promotion};
-use crate::support::postgres::{MAJORS, Server};
+use crate::support::postgres::{SERVERS, Server};
 use crate::volume::memory::Memory;
 
 #[test]
 fn clusters_of_every_version_come_back_with_their_tablespaces() {
-    for major in MAJORS {
+    for major in SERVERS {
         let origin = Origin::start(major);
         let space = origin.directory("a space");
         origin.sql(&format!("CREATE TABLESPACE far LOCATION '{}'", space.display()));

@@ -265,12 +265,7 @@ async fn stock_restic_respects_our_locks() {
 async fn we_respect_the_locks_of_stock_restic() {
     let f = Fixture::new().await;
     let mut backup = stdin_backup(f.path());
-    for _ in 0..200 {
-        if !f.objects("locks").is_empty() {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    crate::faults::until("restic holds a lock", || !f.objects("locks").is_empty());
     let refused = f.lock(LockMode::Exclusive).await.err().unwrap();
     assert_eq!(refused.kind(), Kind::Locked);
     // restic on this machine lives, or may live elsewhere under our hostname: it is never ours to judge.

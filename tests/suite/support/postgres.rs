@@ -16,6 +16,8 @@ use strongroom::runtime::{Secret, SecretText};
 
 /// The majors that tests cover.
 pub const MAJORS: [u32; 5] = [14, 15, 16, 17, 18];
+/// Those, and 13, of which there is the server only: the client programs of 14 stand in for its own.
+pub const SERVERS: [u32; 6] = [13, 14, 15, 16, 17, 18];
 
 /// A running server. Stopped, and its folder removed, when dropped or when this process ends.
 pub struct Server {
@@ -51,7 +53,12 @@ pub fn bin(major: u32) -> PathBuf {
     bin.unwrap_or_else(|| panic!("PostgreSQL {major} is not in {}: run `make tools` (tests/tools/postgres.sh)", cache.display()))
 }
 
-/// The same, where the user that servers run as can reach them.
+/// Where the client programs for servers of a major are: `psql`, `pgbench`, `pg_verifybackup` and so on.
+pub fn clients(major: u32) -> PathBuf {
+    bin(major.max(MAJORS[0]))
+}
+
+/// The same as [`bin`], where the user that servers run as can reach them.
 pub fn server_bin(major: u32) -> PathBuf {
     match user() {
         Some(user) => reachable(&bin(major), user),
@@ -284,7 +291,7 @@ impl Server {
     }
 
     fn as_client(&self, tool: &str, args: &[&str]) -> Command {
-        let mut c = Command::new(self.bin().join(tool));
+        let mut c = Command::new(clients(self.major).join(tool));
         c.args(args).env("PGHOST", self.socket_dir()).env("PGPORT", self.port.to_string()).env("PGUSER", "postgres");
         c
     }
@@ -379,13 +386,14 @@ impl Server {
 
     /// A server program as the user it must run as.
     pub fn as_user(&self, tool: &str, args: &[&str]) -> Command {
+        let bin = if ["initdb", "pg_ctl", "postgres"].contains(&tool) { self.bin() } else { clients(self.major) };
         let (mut c, bin) = match user() {
             Some(user) => {
                 let mut c = Command::new("runuser");
                 c.args(["-u", user, "--", "env"]);
-                (c, reachable(&self.bin(), user))
+                (c, reachable(&bin, user))
             }
-            None => (Command::new("env"), self.bin()),
+            None => (Command::new("env"), bin),
         };
         // Or the server's WAL receiver would load whichever libpq the machine has.
         c.arg(format!("LD_LIBRARY_PATH={}", bin.parent().unwrap().join("lib").display())).arg(bin.join(tool));

@@ -69,7 +69,7 @@ async fn archive_all(server: Server, place: &Place) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_major() {
-    for major in postgres::MAJORS {
+    for major in postgres::SERVERS {
         archive_all(Server::start(major), &Place::new()).await;
     }
 }

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::*;
-use crate::support::postgres::{MAJORS, Server};
+use crate::support::postgres::{SERVERS, Server};
 
 const SLOT: &str = "strongroom";
 const LONG: Duration = Duration::from_secs(60);
@@ -152,7 +152,7 @@ async fn compare(folder: &Folder, server: &Server, first: SegmentName, size: Seg
 
 #[tokio::test]
 async fn what_is_streamed_is_what_the_server_wrote() {
-    for (major, mib) in MAJORS.into_iter().zip([1, 16, 1, 16, 64]) {
+    for (major, mib) in SERVERS.into_iter().zip([1, 1, 16, 1, 16, 64]) {
         let place = Place::new();
         let server = Server::create(major, false, &[&format!("--wal-segsize={mib}")], "wal_keep_size = 2GB");
         let mut options = options(Duration::from_millis(300));
