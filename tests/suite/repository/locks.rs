@@ -265,7 +265,9 @@ async fn stock_restic_respects_our_locks() {
 async fn we_respect_the_locks_of_stock_restic() {
     let f = Fixture::new().await;
     let mut backup = stdin_backup(f.path());
-    crate::faults::until("restic holds a lock", || !f.objects("locks").is_empty());
+    // What it is still writing has a longer name, and is not a lock yet.
+    let written = |p: &PathBuf| p.file_name().is_some_and(|name| name.len() == 64);
+    crate::faults::until("restic holds a lock", || f.objects("locks").iter().any(written));
     let refused = f.lock(LockMode::Exclusive).await.err().unwrap();
     assert_eq!(refused.kind(), Kind::Locked);
     // restic on this machine lives, or may live elsewhere under our hostname: it is never ours to judge.
