@@ -30,7 +30,8 @@ const AHEAD: usize = 31;
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let fetches = arguments.iter().take(2).any(|a| a == "fetch");
+    // By the words alone, wherever options stand: a mistake in those must not end a recovery either.
+    let fetches = arguments.iter().find(|a| matches!(a.as_str(), "fetch" | "push")).is_some_and(|verb| verb == "fetch");
     let standby = arguments.iter().any(|a| a == "--mode=standby") || arguments.windows(2).any(|w| w == ["--mode", "standby"]);
     let failure = if fetches && !standby { 255 } else { 1 };
     let done = std::panic::catch_unwind(|| Arguments::parse(&arguments).and_then(|a| a.run()));
@@ -143,7 +144,12 @@ impl Arguments {
         beside.push(".strongroom");
         let beside = PathBuf::from(beside);
         let at = |e: std::io::Error| format!("write {}: {e}", beside.display());
-        let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside).map_err(at)?;
+        // Not the file of a call that was killed: the daemon may still write to it.
+        match fs::remove_file(&beside) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(at(e)),
+            _ => {}
+        }
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside).map_err(at)?;
         let request = Request::Fetch { job: self.job(), name: name.to_owned(), mode: self.mode.clone(), server };
         let files = [file];
         let reply = self.ask(&request, &files);

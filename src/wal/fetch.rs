@@ -12,7 +12,7 @@ use super::folder::Folder;
 use super::identity::Identity;
 use super::names::Entry;
 use super::object::blocking;
-use super::tip::tip_position;
+use super::tip::{Assembled, tip_position};
 use crate::error::{Context, Error, Kind, Result};
 use crate::model::{Lsn, SegmentName, Timeline, WalFile};
 
@@ -119,7 +119,11 @@ impl Folder {
             return Ok(missing("there is neither this segment nor a later one"));
         }
         let limit = self.tip_limit(&identity, name).await?;
-        let (out, end) = self.assemble(name, tips, limit, out).await?;
+        let Assembled { out, end, gone } = self.assemble(name, tips, limit, out).await?;
+        if gone {
+            // Part of it may be in `out`, so it cannot be asked for again from here.
+            return Err(Error::new(Kind::Unavailable, format!("{name} is being completed in the archive right now")));
+        }
         if end == 0 {
             return Ok(missing("what there is of it does not begin at its beginning, or is no part of a later timeline's past"));
         }

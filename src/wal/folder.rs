@@ -80,6 +80,12 @@ impl Folder {
         &self.0.names.root
     }
 
+    /// Where it is, store and all: for what is kept of it on this machine.
+    #[must_use]
+    pub fn location(&self) -> String {
+        format!("{}/{}", self.archive().store().location(), self.path())
+    }
+
     pub(super) fn names(&self) -> &Names {
         &self.0.names
     }

@@ -14,7 +14,7 @@ use bytes::Bytes;
 
 use super::names::part;
 use super::room::Share;
-use crate::crypto::object::{Encoder, FRAME, HEADER, TAIL};
+use crate::crypto::object::{Decoder, Encoder, FRAME, HEADER, TAIL};
 use crate::crypto::{Codec, Content, ObjectSeal};
 use crate::error::{Context, Error, Kind, Result};
 use crate::runtime::direct;
@@ -178,29 +178,33 @@ impl Objects {
         let salt = encoder.salt();
         let mut filling = Filling { source, encoder, at: 0, before };
         let mut parts = 0;
-        let done = loop {
+        let failed = loop {
             let filled = blocking(move || filling.fill()).await;
             let filled = match filled {
                 Ok(filled) => filled,
-                Err(e) => break Err(e),
+                Err(e) => break e,
             };
             if !filled.more {
                 if let Some(held) = held {
                     held.keep(filled.frames.iter().map(Bytes::len).sum());
                 }
-                break self.commit(key, filled, parts).await;
+                let done = self.commit(key, filled, parts).await;
+                if matches!(done, Ok(Created::Exists(_))) {
+                    self.discard(key, &salt, parts).await;
+                }
+                // After an error the store may yet create the object, and it must not lack its parts then. What nobody names is
+                // removed when WAL is expired.
+                return done;
             }
             filling = filled.filling;
             let put = self.store.put(&part(key, &salt, parts)?, Payload(filled.frames), PutMode::Create).await;
             parts += 1;
             if let Err(e) = put {
-                break Err(e.into());
+                break e.into();
             }
         };
-        if !matches!(done, Ok(Created::New(_))) {
-            self.discard(key, &salt, parts).await;
-        }
-        done
+        self.discard(key, &salt, parts).await;
+        Err(failed)
     }
 
     async fn commit(&self, key: &Key, filled: Filled, parts: u16) -> Result<Created> {
@@ -222,8 +226,8 @@ impl Objects {
         if parts == 0 {
             return;
         }
-        let ours = match self.head(key).await {
-            Ok(Some((_, decoder_salt))) => decoder_salt == salt,
+        let ours = match self.header(key).await {
+            Ok(Some((_, decoder))) => decoder.salt() == salt,
             Ok(None) => false,
             Err(_) => true,
         };
@@ -238,25 +242,33 @@ impl Objects {
         }
     }
 
-    /// Its header and salt; `None` if the store said that there is no such object.
-    async fn head(&self, key: &Key) -> Result<Option<(Bytes, String)>> {
+    /// Its header; `None` if the store said that there is no such object.
+    async fn header(&self, key: &Key) -> Result<Option<(Bytes, Decoder)>> {
         let header = match self.store.get(key, Some(0..HEADER as u64)).await {
             Ok(header) => header,
             Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
             Err(e) => return Err(e.into()),
         };
-        let salt = self.seal.decoder(key.as_str(), &header)?.salt();
-        Ok(Some((header, salt)))
+        let decoder = self.seal.decoder(key.as_str(), &header)?;
+        Ok(Some((header, decoder)))
     }
 
-    /// What is in an object, from its ends alone. `None`: the store said that there is none.
+    /// What is in an object, from its ends alone; its parts are there. `None`: the store said that there is no such object.
     pub(super) async fn content(&self, key: &Key) -> Result<Option<Content>> {
-        let Some((header, _)) = self.head(key).await? else { return Ok(None) };
+        let Some((header, decoder)) = self.header(key).await? else { return Ok(None) };
         let size = match self.store.head(key).await {
             Ok(meta) => meta.size,
             Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
             Err(e) => return Err(e.into()),
         };
+        for number in 0..decoder.parts() {
+            let part = part(key, &decoder.salt(), number)?;
+            match self.store.head(&part).await {
+                Ok(_) => {}
+                Err(e) if e.kind() == ErrorKind::NotFound => return Err(lacks(key, &part)),
+                Err(e) => return Err(e.into()),
+            }
+        }
         let from = size.saturating_sub(TAIL as u64);
         let tail = self.store.get(key, Some(from..size)).await?;
         self.seal.content(key.as_str(), &header, &tail).map(Some)
@@ -278,9 +290,7 @@ impl Objects {
             let frames = match self.store.get(&part, Some(0..MOST)).await {
                 Ok(frames) => frames,
                 // The object names it, so this is damage and not an answer to what was asked.
-                Err(e) if e.kind() == ErrorKind::NotFound => {
-                    return Err(Error::new(Kind::Corrupt, format!("{key} lacks its part {part}")));
-                }
+                Err(e) if e.kind() == ErrorKind::NotFound => return Err(lacks(key, &part)),
                 Err(e) => return Err(e.into()),
             };
             (decoder, out) = blocking(move || decoder.frames(&frames, &mut out).map(|()| (decoder, out))).await?;
@@ -298,6 +308,11 @@ impl Objects {
         let (out, content) = self.read(key, Vec::new()).await?;
         Ok(content.map(|_| out))
     }
+}
+
+fn lacks(key: &Key, part: &Key) -> Error {
+    Error::new(Kind::Corrupt, format!("{key} lacks its part {part}"))
+        .hint("While the server still has the segment: delete that object, and it is stored anew.")
 }
 
 /// Runs work that computes or waits for files where it may.

@@ -81,19 +81,19 @@ impl Folder {
         let tips = self.list_tips(segment).await?;
         // So that they are removed with those that follow.
         self.tips_sent().lock().await.entry(segment).or_default().extend(&tips);
-        let (_, end) = self.assemble(segment, tips, u64::MAX, std::io::sink()).await?;
+        let Assembled { end, .. } = self.assemble(segment, tips, u64::MAX, std::io::sink()).await?;
         Ok(end)
     }
 
-    /// Writes the tips of a segment one behind the other, as far as there is no hole and at most up to byte `limit`. Tells how far.
+    /// Writes the tips of a segment one behind the other, as far as there is no hole and at most up to byte `limit`.
     pub(super) async fn assemble<W: Write + Send + 'static>(
         &self,
         segment: SegmentName,
         tips: Vec<u64>,
         limit: u64,
         mut out: W,
-    ) -> Result<(W, u64)> {
-        let mut end = 0u64;
+    ) -> Result<Assembled<W>> {
+        let (mut end, mut gone) = (0u64, false);
         // What the previous one held, to compare where two overlap.
         let mut last: (u64, Vec<u8>) = (0, Vec::new());
         let sorted: BTreeSet<u64> = tips.into_iter().collect();
@@ -105,7 +105,10 @@ impl Folder {
         let mut reads = reads.buffered(AT_ONCE);
         while let Some(read) = reads.next().await {
             let (offset, key, bytes) = read?;
-            let Some(bytes) = bytes else { break };
+            let Some(bytes) = bytes else {
+                gone = true;
+                break;
+            };
             if offset > end || end >= limit {
                 break;
             }
@@ -128,7 +131,7 @@ impl Folder {
                 last = (offset, bytes);
             }
         }
-        Ok((out, end))
+        Ok(Assembled { out, end, gone })
     }
 
     /// What tips hold of a segment from its beginning on, whoever sent them. They are removed, too, once this process stores
@@ -138,7 +141,7 @@ impl Folder {
         if !tips.is_empty() {
             self.tips_sent().lock().await.entry(segment).or_default().extend(&tips);
         }
-        let (hasher, length) = self.assemble(segment, tips, u64::MAX, blake3::Hasher::new()).await?;
+        let Assembled { out: hasher, end: length, .. } = self.assemble(segment, tips, u64::MAX, blake3::Hasher::new()).await?;
         Ok(Content { length, blake3: *hasher.finalize().as_bytes() })
     }
 
@@ -165,6 +168,15 @@ impl Folder {
         });
         removals.buffer_unordered(AT_ONCE).collect::<()>().await;
     }
+}
+
+/// What tips gave.
+pub(super) struct Assembled<W> {
+    pub(super) out: W,
+    /// So many bytes from the segment's beginning were written.
+    pub(super) end: u64,
+    /// One of them was removed meanwhile, as they are when the whole segment is stored; what is behind it was left out.
+    pub(super) gone: bool,
 }
 
 /// The position behind the last byte of a tip.

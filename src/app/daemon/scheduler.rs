@@ -111,8 +111,11 @@ impl<T: Clone> Scheduler<T> {
             match self.jobs.get_mut(&entry.name) {
                 // Elsewhere means another history.
                 Some(state) if state.entry.history == entry.history => {
+                    // What was shown of one that was gone was forgotten.
+                    if std::mem::take(&mut state.gone) {
+                        new.push(entry.name.clone());
+                    }
                     state.entry = entry;
-                    state.gone = false;
                 }
                 Some(state) => {
                     new.push(entry.name.clone());
@@ -285,6 +288,15 @@ mod tests {
         assert_eq!(s.running(), 1);
         assert_eq!(s.settled("a/y", Settled::At(now), now), Meanwhile::Gone);
         assert_eq!(s.running(), 0);
+        // One that went and came back while it runs is told of as if it were new: what was shown of it was forgotten.
+        s.settled("a/x", Settled::Elsewhere, now);
+        s.due(t("2026-11-22T02:30:00Z"));
+        let none: Vec<Entry<()>> = Vec::new();
+        assert_eq!(s.replace(none, Limits { total: 1, per_store: 1 }, now), (vec![], vec!["a/x".to_owned()]));
+        let (new, _) = s.replace(vec![entry("a/x", "0 2 * * *")], Limits { total: 1, per_store: 1 }, now);
+        assert_eq!((s.running(), new), (1, vec!["a/x".to_owned()]));
+        let (new, _) = s.replace(vec![entry("a/x", "0 2 * * *")], Limits { total: 1, per_store: 1 }, now);
+        assert!(new.is_empty(), "{new:?}");
         // The same job in another repository has another history.
         let moved = Entry { history: "elsewhere".into(), ..entry("a/x", "0 2 * * *") };
         let (new, _) = s.replace(vec![moved], Limits { total: 1, per_store: 1 }, now);

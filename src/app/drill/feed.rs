@@ -23,6 +23,9 @@ use crate::wal::{Fetched, Folder, Mode, PrefetchOptions, Prefetcher};
 
 /// Between two looks at what the server wants.
 const LOOK: Duration = Duration::from_millis(20);
+/// So often a file is asked for, so far apart, where the archive gives no answer. The store below tries again by itself.
+const TRIES: usize = 3;
+const PAUSE: Duration = Duration::from_secs(1);
 /// Fetched ahead at most, in bytes.
 const AHEAD: u64 = 256 << 20;
 
@@ -146,8 +149,16 @@ fn asked(dir: &Path) -> Result<BTreeSet<String>> {
 async fn answer(desk: &Desk, prefetcher: &Prefetcher, place: &Arc<Place>, spare: &Path, name: &str) -> Result<()> {
     let file: WalFile = name.parse()?;
     let path = spare.join("answer");
-    let out = File::create(&path).context(|| format!("create {}", path.display()))?;
-    let fetched = prefetcher.fetch(&file, out, Mode::Recovery).await?;
+    let mut tries = TRIES;
+    let fetched = loop {
+        let out = File::create(&path).context(|| format!("create {}", path.display()))?;
+        match prefetcher.fetch(&file, out, Mode::Recovery).await {
+            // The server whose backup this is lives on and may complete the segment at this moment.
+            Err(e) if e.kind() == Kind::Unavailable && tries > 1 => tries -= 1,
+            other => break other?,
+        }
+        tokio::time::sleep(PAUSE).await;
+    };
     let (place, have, none) = (Arc::clone(place), desk.have.join(name), desk.none.join(name));
     blocking(move || match fetched {
         Fetched::Delivered { .. } | Fetched::Unfinished { .. } => {

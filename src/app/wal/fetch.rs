@@ -107,11 +107,7 @@ async fn deliver(
         }
         // Whoever did not answer in time may still write to the file that was given.
         let to = request.to.clone();
-        out = blocking(move || {
-            fs::remove_file(scratch_of(&to)).ok();
-            Ok(beside(&to)?.1)
-        })
-        .await?;
+        out = blocking(move || Ok(beside(&to)?.1)).await?;
     }
     let shipper = Shipper::new(ctx.clone(), job.clone(), None, None);
     let given = out.try_clone().context(|| "open the file once more")?;
@@ -162,7 +158,12 @@ fn scratch_of(to: &Path) -> PathBuf {
 /// A file beside `to`, under a name that PostgreSQL takes no notice of.
 pub(super) fn beside(to: &Path) -> Result<(PathBuf, File)> {
     let scratch = scratch_of(to);
-    let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o600).open(&scratch);
+    // Not the file of a call that was killed: who serves that one may still write to it.
+    match fs::remove_file(&scratch) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e).context(|| format!("remove {}", scratch.display())),
+        _ => {}
+    }
+    let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&scratch);
     let file = file.context(|| format!("create {}", scratch.display()))?;
     Ok((scratch, file))
 }
@@ -181,6 +182,20 @@ pub(super) fn place(out: &File, bytes: u64, scratch: &Path, to: &Path) -> Result
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_file_of_a_call_that_was_killed_is_not_written_to_again() {
+        use std::io::Write;
+        let dir = tempfile::tempdir().unwrap();
+        let to = dir.path().join("RECOVERYXLOG");
+        let (_, mut old) = beside(&to).unwrap();
+        let (scratch, mut new) = beside(&to).unwrap();
+        new.write_all(b"new").unwrap();
+        old.write_all(b"older").unwrap();
+        place(&new, 3, &scratch, &to).unwrap();
+        old.set_len(0).unwrap();
+        assert_eq!(fs::read(&to).unwrap(), b"new");
+    }
 
     #[test]
     fn only_a_file_of_our_own_is_moved_into_its_place() {

@@ -251,9 +251,11 @@ impl Shipper {
 
     /// `None`: nothing is read ahead, or cannot be now.
     async fn prefetcher<'a>(&self, id: SystemId, system: &'a System) -> Option<&'a Prefetcher> {
-        let dir = self.prefetch.as_ref()?.join(id.to_string());
-        let options = PrefetchOptions { dir, most: self.job.settings.prefetch, parallel: system.parallel };
         let folder = system.pusher.folder().clone();
+        // Another tenant's server may be a clone of this one and have the same system identifier.
+        let place = blake3::hash(folder.location().as_bytes()).to_hex();
+        let dir = self.prefetch.as_ref()?.join(format!("{id}-{}", place.get(..16).unwrap_or_default()));
+        let options = PrefetchOptions { dir, most: self.job.settings.prefetch, parallel: system.parallel };
         let open = || blocking(move || Prefetcher::open(folder, options));
         match system.prefetcher.get_or_try_init(open).await {
             Ok(prefetcher) => Some(prefetcher),

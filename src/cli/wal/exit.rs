@@ -16,6 +16,9 @@ const UNKNOWN: u8 = 255;
 /// The largest code after which PostgreSQL tries again.
 const LAST_RETRIED: u8 = 125;
 
+/// What can follow `wal`.
+const VERBS: &[&str] = &["push", "fetch", "receive", "status", "adopt", "helper"];
+
 /// Whose exit codes they are. Told by the bare arguments, since mistakes in them must end the right way, too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in super::super) enum Codes {
@@ -35,14 +38,15 @@ pub(in super::super) enum Codes {
 impl Codes {
     pub(in super::super) fn of(arguments: &[OsString]) -> Self {
         let follows = |a: &str, b: &str| arguments.windows(2).any(|w| matches!(w, [x, y] if x == a && y == b));
-        if follows("wal", "fetch") {
-            Self::Fetch { standby: follows("--mode", "standby") || arguments.iter().any(|a| a == "--mode=standby") }
-        } else if follows("wal", "push") {
-            Self::Push
-        } else if follows("wal", "helper") {
-            Self::Helper
-        } else {
-            Self::Usual
+        // Options may stand anywhere, also between the two words.
+        let verb = arguments.iter().skip_while(|a| *a != "wal").find(|a| VERBS.iter().any(|verb| *a == verb));
+        match verb.and_then(|a| a.to_str()) {
+            Some("fetch") => {
+                Self::Fetch { standby: follows("--mode", "standby") || arguments.iter().any(|a| a == "--mode=standby") }
+            }
+            Some("push") => Self::Push,
+            Some("helper") => Self::Helper,
+            _ => Self::Usual,
         }
     }
 
@@ -80,6 +84,12 @@ mod tests {
             assert_eq!(fetch.exit_code(|| code), 255, "{code}");
         }
         assert_eq!(fetch.exit_code(|| panic!("on purpose")), 255);
+        for text in ["strongroom wal --config x fetch a b", "strongroom --config wal wal --mode recovery fetch a b"] {
+            assert_eq!(codes(text), Codes::Fetch { standby: false }, "{text}");
+        }
+        for text in ["strongroom wal status fetch", "strongroom backup acme/fetch", "strongroom fetch", "strongroom"] {
+            assert_eq!(codes(text), Codes::Usual, "{text}");
+        }
     }
 
     #[test]

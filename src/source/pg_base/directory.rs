@@ -43,6 +43,16 @@ pub struct Listing {
     pub entries: Vec<Entry>,
     /// What was left out although it may be missed: one sentence each.
     pub warnings: Vec<String>,
+    /// What the server has and the backup will not: one sentence each.
+    pub missing: Vec<String>,
+}
+
+/// Why an entry is left out.
+enum LeftOut {
+    /// Nothing that PostgreSQL reads.
+    Odd(String),
+    /// Part of the cluster.
+    Missing(String),
 }
 
 /// A file or directory of a [`Listing`].
@@ -209,8 +219,8 @@ impl DataDirectory {
             Ok((fd, stat)) if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile => {
                 Ok(Some(FileReader::new(fd, path, &stat)))
             }
-            // Replaced by something that PostgreSQL does not make.
-            Ok(_) | Err(Errno::NOENT | Errno::LOOP | Errno::NXIO | Errno::STALE) => Ok(None),
+            Ok(_) => Err(Error::new(Kind::Failed, format!("open {}: it is no file any more", path.display()))),
+            Err(Errno::NOENT) => Ok(None),
             Err(e) => Err(std::io::Error::from(e)).context(|| format!("open {}", path.display())),
         }
     }
@@ -253,7 +263,8 @@ impl DataDirectory {
             match self.look(dir, area, name) {
                 Ok(Some(entry)) => listing.entries.push(entry),
                 Ok(None) => {}
-                Err(warning) => listing.warnings.push(warning),
+                Err(LeftOut::Odd(what)) => listing.warnings.push(what),
+                Err(LeftOut::Missing(what)) => listing.missing.push(what),
             }
         }
         Ok(listing)
@@ -271,12 +282,12 @@ impl DataDirectory {
     }
 
     /// `Ok(None)`: left out as it should be. `Err`: left out, worth a word.
-    fn look(&self, dir: &Dir, area: Area, name: Vec<u8>) -> Result<Option<Entry>, String> {
+    fn look(&self, dir: &Dir, area: Area, name: Vec<u8>) -> Result<Option<Entry>, LeftOut> {
         let path = || dir.path_of(&name);
         let stat = |flags| rustix::fs::statat(&dir.fd, name.as_slice(), flags);
         let failed = |e: Errno| match e {
             Errno::NOENT => Ok(None),
-            e => Err(format!("{}: {}", path().display(), std::io::Error::from(e))),
+            e => Err(LeftOut::Missing(format!("{}: {}", path().display(), std::io::Error::from(e)))),
         };
         let mut found = match stat(AtFlags::SYMLINK_NOFOLLOW) {
             Ok(found) => found,
@@ -285,12 +296,14 @@ impl DataDirectory {
         let link = FileType::from_raw_mode(found.st_mode) == FileType::Symlink;
         if link {
             if area != Area::Tablespaces && !(area == Area::Top && name == b"pg_wal") {
-                return Err(format!("{}: a symbolic link, which PostgreSQL does not know, was left out", path().display()));
+                let what = format!("{}: a symbolic link that PostgreSQL did not make, was left out", path().display());
+                return Err(if rules::is_cluster(&dir.relative_of(&name)) { LeftOut::Missing(what) } else { LeftOut::Odd(what) });
             }
             found = match stat(AtFlags::empty()) {
                 Ok(found) => found,
-                // Not `failed`: a tablespace that is not mounted here is no tablespace that was dropped.
-                Err(e) => return Err(format!("{}: its target: {}", path().display(), std::io::Error::from(e))),
+                // Not `failed`: a tablespace that is not mounted here is no tablespace that was dropped. Whether it is one of the
+                // server's or a link that was forgotten is known at the end.
+                Err(e) => return Err(LeftOut::Odd(format!("{}: its target: {}", path().display(), std::io::Error::from(e)))),
             };
         }
         let kind = FileType::from_raw_mode(found.st_mode);
@@ -303,7 +316,7 @@ impl DataDirectory {
             (FileType::Directory, Keep::Empty) => EntryKind::Empty,
             (FileType::RegularFile, _) => EntryKind::File(rules::class(area, &name)),
             (FileType::Socket, _) => return Ok(None),
-            _ => return Err(format!("{}: neither file nor directory, was left out", path().display())),
+            _ => return Err(LeftOut::Odd(format!("{}: neither file nor directory, was left out", path().display()))),
         };
         let size = if matches!(kind, EntryKind::File(_)) { u64::try_from(found.st_size).unwrap_or(0) } else { 0 };
         Ok(Some(Entry { kind, size, meta: metadata(&found), name }))

@@ -30,6 +30,19 @@ const LEFT_OUT_AT_TOP: &[&[u8]] =
 /// `wal push` and `wal fetch` serve.
 const LEFT_OUT_PREFIXES: &[&[u8]] = &[b"pg_internal.init", b"pgsql_tmp"];
 
+/// What the data is in, at the top.
+const CLUSTER: &[&[u8]] = &[
+    b"PG_VERSION",
+    b"base",
+    b"global",
+    b"pg_commit_ts",
+    b"pg_logical",
+    b"pg_multixact",
+    b"pg_tblspc",
+    b"pg_twophase",
+    b"pg_xact",
+];
+
 /// What a file is for the reader.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FileClass {
@@ -82,6 +95,13 @@ pub(super) fn area(relative: &[u8]) -> Area {
         }
         _ => Area::Other,
     }
+}
+
+/// Whether a path in the data directory is part of what a server needs to come up with all its data. Elsewhere people keep links of
+/// their own, to configuration and logs; here the server follows one as if the file were there.
+pub(super) fn is_cluster(path: &[u8]) -> bool {
+    let top = path.split(|b| *b == b'/').next().unwrap_or_default();
+    CLUSTER.contains(&top)
 }
 
 /// Whether an entry belongs into the backup. Unlogged relations are told apart by `Unlogged`, since that takes the whole
@@ -189,6 +209,23 @@ mod tests {
             ("log/5", Area::Other),
         ] {
             assert_eq!(area(path.as_bytes()), expected, "{path}");
+        }
+    }
+
+    #[test]
+    fn the_cluster_is_told_from_what_lies_beside_it() {
+        for (path, expected) in [
+            ("base", true),
+            ("base/5/16384", true),
+            ("global/pg_control", true),
+            ("pg_tblspc/16385/PG_17_202406281/5/16390", true),
+            ("pg_xact/0000", true),
+            ("server.crt", false),
+            ("log/current", false),
+            ("baseline/x", false),
+            ("", false),
+        ] {
+            assert_eq!(is_cluster(path.as_bytes()), expected, "{path}");
         }
     }
 

@@ -29,7 +29,7 @@ pub struct Hooks {
 /// How much of a failing program's standard error is told.
 const TAIL: usize = 2048;
 /// How long the end of its standard error is waited for once it has ended; a child may have kept it open.
-const DRAIN: Duration = Duration::from_millis(200);
+const DRAIN: Duration = Duration::from_secs(2);
 
 /// Runs the pre hooks.
 ///

@@ -138,11 +138,11 @@ mod tests {
             let expected = &content[range.start as usize..range.end as usize];
             assert_eq!(read(&file, &range), None, "it is in the cache");
             rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
-            let can = direct::is_cached(&file, range.start) == Some(false)
-                && direct::switch(&file, true)
-                && direct::switch(&file, false);
+            let can = direct::switch(&file, true) && direct::switch(&file, false);
             let read = read(&file, &range);
-            assert_eq!(read.is_some(), can, "{range:?}");
+            // Asking whether a page is in the cache may bring it there.
+            let cached = direct::is_cached(&file, range.start) != Some(false);
+            assert!(if can { read.is_some() || cached } else { read.is_none() }, "{range:?}");
             assert!(read.is_none_or(|read| read == expected), "{range:?}");
             // Into the cache for the next one.
             assert!(std::fs::read(&path).unwrap() == content);

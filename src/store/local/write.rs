@@ -28,7 +28,12 @@ pub(super) fn put(s: &Inner, key: &Key, payload: &Payload, mode: &PutMode) -> Re
         },
         _ => s.error("put", key, e),
     };
-    let exists = || Error::new(ErrorKind::AlreadyExists, format!("put {key} in {}: there is such an object", s.location));
+    let parent = target.parent().unwrap_or(&s.root);
+    // Whoever is told so may rely on it as on an object of his own, and the put that made it may not have come to this yet.
+    let exists = || match sync_dir(parent) {
+        Ok(()) => Error::new(ErrorKind::AlreadyExists, format!("put {key} in {}: there is such an object", s.location)),
+        Err(e) => fail(e),
+    };
     let conflict = || Error::new(ErrorKind::Conflict, format!("put {key} in {}: it was changed by somebody else", s.location));
     // Looked at before the bytes are written; what decides is the rename below.
     if *mode == PutMode::Create && target.symlink_metadata().is_ok() {
@@ -58,7 +63,6 @@ pub(super) fn put(s: &Inner, key: &Key, payload: &Payload, mode: &PutMode) -> Re
         }
         PutMode::Create | PutMode::Overwrite => None,
     };
-    let parent = target.parent().unwrap_or(&s.root);
     let published = match publish() {
         Err(e) if e.kind() == io::ErrorKind::NotFound => make_dirs(s, parent).and_then(|()| publish()),
         other => other,

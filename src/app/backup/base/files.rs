@@ -140,12 +140,11 @@ impl<'a> Copier<'a> {
     /// Reads everything, `pg_control` last.
     pub(super) fn copy(&self) -> Result<Root> {
         let root = self.directory.root()?;
-        let listing = self.directory.list(&root)?;
-        self.problems.lock().warnings.extend(listing.warnings);
+        let listed = self.list(&root)?;
         let (mut global, mut wal, mut nodes) = (None, None, Vec::new());
         let (mut spaces, mut inside) = (Vec::new(), Vec::new());
         let mut files = Vec::new();
-        for entry in listing.entries {
+        for entry in listed {
             match (entry.kind, entry.name.as_slice()) {
                 (EntryKind::Dir { .. }, b"global") => global = Some(entry),
                 (EntryKind::Dir { .. }, b"pg_wal") => wal = self.wal_directory(&root, &entry)?,
@@ -167,16 +166,18 @@ impl<'a> Copier<'a> {
         let gone =
             || Error::new(Kind::Corrupt, "the control file is gone").hint("Was the data directory replaced during the backup?");
         let dir = self.directory.enter(root, entry)?.ok_or_else(gone)?;
-        let listing = self.directory.list(&dir)?;
-        self.problems.lock().warnings.extend(listing.warnings);
-        let (control, others): (Vec<_>, Vec<_>) = listing.entries.into_iter().partition(|e| e.name == b"pg_control");
+        let listed = self.list(&dir)?;
+        let (control, others): (Vec<_>, Vec<_>) = listed.into_iter().partition(|e| e.name == b"pg_control");
         let mut nodes = self.entries(&dir, others)?;
         if control.is_empty() {
             return Err(gone());
         }
         nodes.extend(self.files(&dir, control)?);
-        if nodes.iter().any(|n| n.name == b"pg_control" && n.error.is_some()) {
-            return Err(Error::new(Kind::Failed, "the control file cannot be read"));
+        // It was listed; what is gone since then has no node.
+        match nodes.iter().find(|n| n.name == b"pg_control") {
+            Some(node) if node.error.is_none() => {}
+            Some(_) => return Err(Error::new(Kind::Failed, "the control file cannot be read")),
+            None => return Err(gone()),
         }
         Ok(entries::directory(&entry.name, dir.meta().clone(), entries::tree(self.writer, &mut nodes)?))
     }
@@ -184,10 +185,9 @@ impl<'a> Copier<'a> {
     /// `pg_tblspc`. What its links lead to goes into `spaces`, directories in it into `inside`, too.
     fn tablespaces(&self, root: &Dir, entry: &Entry, (spaces, inside): (&mut Vec<Node>, &mut Vec<Node>)) -> Result<Option<Node>> {
         let Some(dir) = self.directory.enter(root, entry)? else { return Ok(None) };
-        let listing = self.directory.list(&dir)?;
-        self.problems.lock().warnings.extend(listing.warnings);
+        let listed = self.list(&dir)?;
         let is_space = |e: &Entry| e.kind == EntryKind::Dir { linked: true } && e.name.iter().all(u8::is_ascii_digit);
-        let (linked, others): (Vec<_>, Vec<_>) = listing.entries.into_iter().partition(is_space);
+        let (linked, others): (Vec<_>, Vec<_>) = listed.into_iter().partition(is_space);
         let mut nodes = self.entries(&dir, others)?;
         inside.extend(nodes.iter().filter(|n| matches!(n.kind, NodeKind::Dir { .. })).cloned());
         for space in linked {
@@ -212,9 +212,8 @@ impl<'a> Copier<'a> {
             EntryKind::Empty => (entry.meta.clone(), Vec::new()),
             _ => {
                 let Some(dir) = self.directory.enter(above, entry)? else { return Ok(None) };
-                let listing = self.directory.list(&dir)?;
-                self.problems.lock().warnings.extend(listing.warnings);
-                (dir.meta().clone(), self.entries(&dir, listing.entries)?)
+                let listed = self.list(&dir)?;
+                (dir.meta().clone(), self.entries(&dir, listed)?)
             }
         };
         Ok(Some(entries::directory(&entry.name, meta, entries::tree(self.writer, &mut nodes)?)))
@@ -317,6 +316,15 @@ impl<'a> Copier<'a> {
         self.stats.bytes_read.fetch_add(buffer.len() as u64, Relaxed);
         self.throttle.take(buffer.len() as u64, self.cancel);
         Ok(if pooled { self.blocks.share(buffer) } else { Bytes::from(buffer) })
+    }
+
+    /// What is in a directory. What cannot be taken from there is noted.
+    fn list(&self, dir: &Dir) -> Result<Vec<Entry>> {
+        let listing = self.directory.list(dir)?;
+        let mut problems = self.problems.lock();
+        problems.warnings.extend(listing.warnings);
+        problems.missing.extend(listing.missing);
+        Ok(listing.entries)
     }
 
     fn unreadable(&self, error: &Error) -> Taken {

@@ -4,10 +4,15 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
+use parking_lot::Mutex;
 use strongroom_client::call;
 use tokio::net::unix::UCred;
 
 use crate::error::{Context, Error, Kind, Result};
+
+/// Held while a socket gets its name, and while one is removed: between the look whose it is and its removal it must not become
+/// that of the service that follows, in this process, upon a new configuration.
+static NAMES: Mutex<()> = Mutex::new(());
 
 /// Where to listen, and for whom.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,12 +84,14 @@ fn prepare(place: &Place, fresh: &Path, listener: &UnixListener) -> Result<(u64,
     }
     listener.set_nonblocking(true).context(|| "set it up")?;
     let meta = std::fs::symlink_metadata(fresh).context(|| "look at it")?;
+    let _names = NAMES.lock();
     std::fs::rename(fresh, &place.path).context(|| "give it its name")?;
     Ok((meta.dev(), meta.ino()))
 }
 
 impl Drop for Listening {
     fn drop(&mut self) {
+        let _names = NAMES.lock();
         let ours = std::fs::symlink_metadata(&self.place.path).is_ok_and(|m| (m.dev(), m.ino()) == self.inode);
         if ours {
             // A stale file refuses connections, as a missing one does.
