@@ -476,7 +476,7 @@ fn what_could_not_be_read_makes_the_snapshot_incomplete_and_the_exit_code_3() {
     let d = dir.path();
     // The copy is where somebody else may run it, whatever the rights of the build's directory.
     let binary = d.join("strongroom");
-    std::fs::copy(env!("CARGO_BIN_EXE_strongroom"), &binary).unwrap();
+    crate::support::copy_program(Path::new(env!("CARGO_BIN_EXE_strongroom")), &binary);
     let root = crate::support::tree::is_root();
     let hand_over = |path: &Path| {
         if root {

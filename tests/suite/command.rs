@@ -57,7 +57,7 @@ fn only_status_zero_and_some_output_is_a_success() {
     slow.timeout = Some(Duration::from_millis(300));
     let began = Instant::now();
     assert!(failing(&slow).contains("did not end within 300ms"));
-    assert!(began.elapsed() < Duration::from_secs(5));
+    assert!(began.elapsed() < Duration::from_secs(30));
     let mut missing = sh("");
     missing.run = vec!["no-such-program-here".to_owned()];
     assert!(failing(&missing).contains("the program no-such-program-here was not found"));
@@ -83,7 +83,7 @@ fn a_program_that_is_fed_decides_by_its_exit_status() {
         restore::command::feed(
             &mut &*data,
             &["/bin/sh".to_owned(), "-c".to_owned(), script],
-            Some(Duration::from_secs(20)),
+            Some(Duration::from_secs(60)),
             &Cancel::new(),
         )
     };
@@ -150,14 +150,15 @@ fn programs_die_with_a_killed_process() {
         if text.ends_with('\n') {
             break text.trim().to_owned();
         }
-        assert!(began.elapsed() < Duration::from_secs(20), "the helper started nothing");
+        assert!(began.elapsed() < Duration::from_secs(60), "the helper started nothing");
         std::thread::sleep(Duration::from_millis(10));
     };
     helper.kill().unwrap();
     helper.wait().unwrap();
+    let began = Instant::now();
     let gone = || std::fs::read_to_string(format!("/proc/{pid}/stat")).map_or(true, |s| s.contains(") Z"));
     while !gone() {
-        assert!(began.elapsed() < Duration::from_secs(20), "process {pid} outlives its parent");
+        assert!(began.elapsed() < Duration::from_secs(60), "process {pid} outlives its parent");
         std::thread::sleep(Duration::from_millis(10));
     }
 }

@@ -159,17 +159,15 @@ async fn a_broken_configuration_is_refused_and_a_good_one_taken_on_sighup() {
 async fn a_second_signal_ends_it_at_once() {
     let world = World::new().await;
     // Ignores SIGTERM, so that the run does not end quickly.
-    let jobs =
-        "deaf: { command: { run: [sh, -c, 'trap \"\" TERM; echo part; while :; do sleep 1; done'], file: out }, every: 1h }";
-    let mut daemon = Daemon::start(&config(&world, jobs, ""));
-    daemon.says("starting");
-    std::thread::sleep(Duration::from_millis(1500));
+    let deaf = world.path().join("deaf");
+    let script = format!("trap \"\" TERM; touch {}; echo part; while :; do sleep 1; done", deaf.display());
+    let jobs = format!("deaf: {{ command: {{ run: [sh, -c, '{script}'], file: out }}, every: 1h }}");
+    let mut daemon = Daemon::start(&config(&world, &jobs, ""));
+    crate::faults::until("the program runs", || deaf.exists());
     daemon.signal(Signal::TERM);
-    std::thread::sleep(Duration::from_millis(300));
-    if daemon.child.try_wait().unwrap().is_none() {
-        daemon.signal(Signal::TERM);
-        assert_eq!(daemon.ends(Duration::from_secs(3)).code(), Some(130));
-    }
+    daemon.says("once more to abort at once");
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.ends(Duration::from_secs(30)).code(), Some(130));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -33,12 +33,18 @@ impl World {
 
     /// The program stands still while `pg_dump` copies the table: with nobody reading, it cannot end.
     fn stopped_in_the_middle(&self) -> Child {
+        let counts = |of: &str| self.server.sql("postgres", &format!("SELECT count(*) FROM pg_stat_activity WHERE {of}"));
+        let ours = "state = 'active' AND query LIKE 'BEGIN; LOCK TABLE big;%' AND pid <> pg_backend_pid()";
+        let mut holder = self.server.psql("shop");
+        holder.args(["-c", "BEGIN; LOCK TABLE big; SELECT pg_sleep(600)"]).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut holder = holder.spawn().unwrap();
+        until("the table is locked", || counts(&format!("{ours} AND wait_event = 'PgSleep'")) == "1");
         let child = self.start();
-        until("the table is being copied", || {
-            let copying = "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query LIKE 'COPY public.big%'";
-            self.server.sql("postgres", copying) != "0"
-        });
+        until("pg_dump waits for the table", || counts("wait_event_type = 'Lock' AND query LIKE 'LOCK TABLE%'") != "0");
         signal(child.id(), "-STOP");
+        self.server.sql("postgres", &format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {ours}"));
+        holder.wait().unwrap();
+        until("the table is being copied", || counts("state = 'active' AND query LIKE 'COPY public.big%'") != "0");
         child
     }
 

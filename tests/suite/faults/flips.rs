@@ -91,9 +91,10 @@ fn in_a_lock() {
     let dir = sound();
     let d = dir.path();
     // The lock of a run that goes on.
-    let mut child = super::start(d, &on_repo(&["backup", "--command", "--", "sleep", "612"]));
-    super::until("there is a lock", || !objects(&d.join("repo/locks")).is_empty());
-    std::thread::sleep(std::time::Duration::from_millis(500));
+    let script = format!("touch {}; exec sleep 612", d.join("started").display());
+    let mut child = super::start(d, &on_repo(&["backup", "--command", "--", "sh", "-c", &script]));
+    // It is started once the lock is held, and looked at for the last time.
+    super::until("the program runs", || d.join("started").exists());
     let lock = objects(&d.join("repo/locks")).remove(0);
     let len = lock.metadata().unwrap().len() as usize;
     let ran = flipped(&lock, len / 2, 3, || run(d, &on_repo(&["check", "--read-data"])));

@@ -16,7 +16,7 @@ fn as_somebody(dir: &Path, args: &[&str]) -> Ran {
         // A copy, since the way to the original may be closed to others.
         let program = dir.join("program");
         if !program.exists() {
-            std::fs::copy(env!("CARGO_BIN_EXE_strongroom"), &program).unwrap();
+            crate::support::copy_program(Path::new(env!("CARGO_BIN_EXE_strongroom")), &program);
             std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).unwrap();
         }
         let mut other = Command::new("setpriv");

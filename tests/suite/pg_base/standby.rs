@@ -21,7 +21,7 @@ fn caught_up(primary: &Server, standby: &Server) {
     let position = primary.sql("postgres", "SELECT pg_current_wal_flush_lsn()");
     let began = Instant::now();
     while standby.sql("postgres", &format!("SELECT pg_last_wal_replay_lsn() >= '{position}'")) != "t" {
-        assert!(began.elapsed() < Duration::from_secs(30), "the standby does not catch up: {}", standby.log());
+        assert!(began.elapsed() < Duration::from_secs(120), "the standby does not catch up: {}", standby.log());
         std::thread::sleep(Duration::from_millis(20));
     }
 }

@@ -25,6 +25,26 @@ async fn one_that_cannot_be_read_makes_the_backup_incomplete() {
     whole(&try_back_up(&repo, from_files(&server)).await.unwrap());
 }
 
+/// The server follows a link that somebody made of a database's directory; nothing that is below may go unsaid.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_was_moved_behind_a_link_makes_the_backup_incomplete() {
+    let server = Server::start(17);
+    server.sql("postgres", "CREATE TABLE t AS SELECT 1 AS n; CHECKPOINT");
+    let store = tempfile::tempdir().unwrap();
+    let repo = crate::backup::init(store.path()).await;
+    let data = std::path::PathBuf::from(server.data());
+    let database = data.join("base").join(server.sql("postgres", "SELECT oid FROM pg_database WHERE datname = 'postgres'"));
+    let away = server.folder("away").join("database");
+    std::fs::rename(&database, &away).unwrap();
+    std::os::unix::fs::symlink(&away, &database).unwrap();
+    std::os::unix::fs::symlink("/etc/hostname", data.join("somebody's")).unwrap();
+    let report = try_back_up(&repo, from_files(&server)).await.unwrap();
+    assert!(!report.complete);
+    assert!(report.missing.iter().any(|m| m.contains(database.to_str().unwrap())), "{:?}", report.missing);
+    assert!(report.warnings.iter().any(|w| w.contains("somebody's")), "{:?}", report.warnings);
+    assert!(!report.missing.iter().any(|m| m.contains("somebody's")), "{:?}", report.missing);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn those_inside_the_data_directory_stay_there() {
     for major in [14, 18] {

@@ -81,7 +81,8 @@ fn archiver(folder: Folder, server: Arc<Server>) -> impl Drop {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn wal_that_the_archive_has_is_not_stored_twice() {
-    let server = Arc::new(Server::start(17));
+    // So that what is listed is there when it is opened.
+    let server = Arc::new(Server::start_with(17, false, "wal_keep_size = 1GB"));
     let store = tempfile::tempdir().unwrap();
     let repo = crate::backup::init(store.path()).await;
     let lean = |settings| Settings { wal: WalInSnapshot::WhenNoArchive, wal_timeout: Duration::from_secs(1), ..settings };

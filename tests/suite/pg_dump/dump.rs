@@ -260,11 +260,11 @@ fn a_locked_table_is_waited_for_retried_and_reported() {
     s.retries = 1;
     s.globals = false;
 
-    let hold = |seconds: &str| {
+    let hold = || {
         let child = server
             .psql("locked")
             .arg("-c")
-            .arg(format!("BEGIN; LOCK TABLE busy; SELECT pg_sleep({seconds}); COMMIT"))
+            .arg("BEGIN; LOCK TABLE busy; SELECT pg_sleep(600); COMMIT")
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
@@ -278,7 +278,7 @@ fn a_locked_table_is_waited_for_retried_and_reported() {
         }
         child
     };
-    let mut holder = hold("10");
+    let mut holder = hold();
     let mut sink = Memory::default();
     let error = dump(&s, &mut sink).unwrap_err();
     let report = error.report();
@@ -290,17 +290,26 @@ fn a_locked_table_is_waited_for_retried_and_reported() {
     );
     assert_eq!(sink.begun.len(), 2);
     assert!(sink.files.is_empty());
-    server.sql(
-        "locked",
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'BEGIN; LOCK%' AND pid <> pg_backend_pid()",
-    );
+    let free = || {
+        let holders = "query LIKE 'BEGIN; LOCK TABLE busy%' AND pid <> pg_backend_pid()";
+        server.sql("locked", &format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {holders}"));
+    };
+    free();
     holder.wait().unwrap();
 
-    // Freed in time, the next attempt succeeds.
-    let mut holder = hold("0.6");
-    s.retries = 10;
+    // Freed after an attempt, a later one succeeds.
+    let mut holder = hold();
+    s.retries = 1000;
     let mut sink = Memory::default();
-    let report = dump(&s, &mut sink).unwrap();
+    let failed = || server.log().matches("LOCK TABLE public.busy").count();
+    let before = failed();
+    let report = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            crate::faults::until("an attempt failed", || failed() > before);
+            free();
+        });
+        dump(&s, &mut sink).unwrap()
+    });
     assert!(report.facts["databases"][0]["attempts"].as_u64().unwrap() > 1, "{:?}", report.facts);
     assert_eq!(sink.files.len(), 1);
     holder.wait().unwrap();
@@ -421,8 +430,9 @@ fn a_failing_store_and_a_cancel_end_the_program() {
     let began = Instant::now();
     let error = PgDump::new(s, Arc::new(SystemClock)).run(&mut sink, &cancel).unwrap_err();
     assert_eq!(error.kind(), strongroom::error::Kind::Cancelled);
-    assert!(sink.files.is_empty() && began.elapsed() < Duration::from_secs(10));
-    assert_eq!(server.sql("postgres", "SELECT count(*) FROM pg_stat_activity WHERE datname = 'ended' AND application_name = 'strongroom' AND state = 'active' AND wait_event IS DISTINCT FROM 'ClientWrite'"), "0");
+    assert!(sink.files.is_empty() && began.elapsed() < Duration::from_secs(60));
+    let working = "SELECT count(*) FROM pg_stat_activity WHERE datname = 'ended' AND application_name = 'strongroom' AND state = 'active' AND wait_event IS DISTINCT FROM 'ClientWrite'";
+    crate::faults::until("nobody works for it", || server.sql("postgres", working) == "0");
 }
 
 #[test]
@@ -436,14 +446,18 @@ fn a_standby_is_dumped_and_its_conflicts_are_retried() {
     s.retries = 5;
     // While the first attempt reads, the primary removes what it reads.
     let mut done = false;
-    let primary = Arc::new(primary);
-    let other = Arc::clone(&primary);
+    let (primary, standby) = (Arc::new(primary), Arc::new(standby));
+    let (other, replica) = (Arc::clone(&primary), Arc::clone(&standby));
     let mut sink = Memory {
         on_write: Some(Box::new(move |bytes| {
             if bytes > 4 << 20 && !done {
                 done = true;
                 other.sql("app", "DELETE FROM big WHERE n % 2 = 0");
                 other.sql("app", "VACUUM big");
+                let position = other.sql("app", "SELECT pg_current_wal_flush_lsn()");
+                let there = format!("SELECT pg_last_wal_receive_lsn() >= '{position}'");
+                crate::faults::until("the standby has it", || replica.sql("postgres", &there) == "t");
+                // It may not be replayed while this attempt is read, and it is not told anywhere that it waits for that.
                 std::thread::sleep(Duration::from_millis(700));
             }
         })),

@@ -23,8 +23,14 @@ impl Site {
 
     /// `jobs` beside the base backups.
     fn with(major: u32, jobs: &str) -> Self {
+        Self::archiving(major, jobs, "")
+    }
+
+    /// `push` are more arguments of `wal push`.
+    fn archiving(major: u32, jobs: &str, push: &str) -> Self {
         let place = Place::new("");
-        let server = Server::start_with(major, false, &place.archiving());
+        let archiving = place.archiving().replace("wal push", &format!("wal push {push}"));
+        let server = Server::start_with(major, false, &archiving);
         let site = Self { place, server };
         site.configure(jobs);
         site.sql("CREATE TABLE t (n int)");
@@ -350,7 +356,8 @@ fn a_failover_is_crossed_and_the_old_timeline_can_be_kept_to() {
 /// Nobody stopped the former primary. Nothing of either is lost, and it is told wherever somebody looks.
 #[test]
 fn a_former_primary_that_lives_on_is_stored_and_told() {
-    let site = Site::new(16);
+    // A helper, which is started where the archiver lags behind, has no way into the server's log.
+    let site = Site::archiving(16, "wal: { pg_wal: { socket: none } }, ", "--no-helper");
     site.backup();
     site.sql("INSERT INTO t VALUES (1)");
     let standby = site.server.standby("");

@@ -113,7 +113,7 @@ async fn packs_of_a_broken_run_go_after_their_grace() {
         .unwrap();
     std::fs::remove_file(last.path()).unwrap();
     fixture.repo.remove_snapshot(fixture.repo.load_snapshots().await.unwrap()[1].id).await.unwrap();
-    let stats = prune(&fixture.repo, PruneOptions { orphan_grace: Duration::from_secs(60), ..strict() }).await.unwrap();
+    let stats = prune(&fixture.repo, PruneOptions { orphan_grace: Duration::from_secs(86_400), ..strict() }).await.unwrap();
     assert!(stats.orphans_kept >= 3 && stats.orphans_deleted == 0, "{stats:#?}");
     let stats = prune(&fixture.repo, strict()).await.unwrap();
     assert!(stats.orphans_deleted >= 3, "{stats:#?}");

@@ -353,7 +353,7 @@ pub async fn odd_names_are_kept(store: &dyn Store) {
 }
 
 pub async fn the_clock_and_times_are_about_now(store: &dyn Store) {
-    let near = |t: Time| SystemClock.now().seconds_since(t).abs() < 10.0;
+    let near = |t: Time| SystemClock.now().seconds_since(t).abs() < 60.0;
     assert!(near(store.now().await.unwrap()));
     let key = key("dated");
     store.put(&key, Payload::from("x"), PutMode::Overwrite).await.unwrap();
@@ -363,7 +363,7 @@ pub async fn the_clock_and_times_are_about_now(store: &dyn Store) {
     let first = store.now().await.unwrap();
     tokio::time::sleep(Duration::from_millis(1200)).await;
     let passed = store.now().await.unwrap().seconds_since(first);
-    assert!((0.0..10.0).contains(&passed), "{passed}");
+    assert!((0.0..60.0).contains(&passed), "{passed}");
 }
 
 pub async fn large_objects_are_whole(store: &dyn Store) {

@@ -1,7 +1,7 @@
 //! Azurite, the Azure Blob server: one for all tests, on a free port, in memory, gone when the test process is gone.
 
 use std::io::{Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -46,7 +46,7 @@ impl Azurite {
     }
 
     fn start(more: &[&str]) -> Self {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = super::watched::free_ports(1, false)[0];
         let script = r#""$@" </dev/null & server=$!
             cat >/dev/null
             kill -KILL $server; wait $server 2>/dev/null"#;

@@ -192,7 +192,7 @@ impl Server {
                 "chown",
             );
         }
-        let port = if tcp { std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port() } else { 5432 };
+        let port = if tcp { super::watched::free_ports(1, false)[0] } else { 5432 };
         let idle = Command::new("true").spawn().unwrap();
         Self { major, dir, port, tcp, watchdog: Mutex::new(idle) }
     }
@@ -235,7 +235,7 @@ impl Server {
         let began = Instant::now();
         while !self.as_client("pg_isready", &["-q", "-d", "postgres"]).status().unwrap().success() {
             let log = std::fs::read_to_string(self.dir.join("log")).unwrap_or_default();
-            assert!(began.elapsed() < Duration::from_secs(30), "PostgreSQL {} does not start:\n{log}", self.major);
+            assert!(began.elapsed() < Duration::from_secs(120), "PostgreSQL {} does not start:\n{log}", self.major);
             std::thread::sleep(Duration::from_millis(20));
         }
     }

@@ -22,7 +22,7 @@ fn peak(dir: &Path, args: &[&str]) -> u64 {
     let status = format!("/proc/{}/status", child.id());
     let mut most = 0;
     loop {
-        // The kernel keeps the maximum, so however late one looks, nothing before was missed.
+        // The kernel keeps the maximum, so however late one looks, nothing before that was missed.
         let text = std::fs::read_to_string(&status).unwrap_or_default();
         let line = text.lines().find_map(|l| l.strip_prefix("VmHWM:"));
         most = most.max(line.and_then(|l| l.trim().strip_suffix(" kB")).map_or(0, |n| n.parse::<u64>().unwrap() << 10));
@@ -62,7 +62,9 @@ fn a_directory_with_very_many_entries_takes_little_memory() {
         (&["restore", "default/volume", "--to", "back"], 400),
         (&["prune", "--keep-last", "1", "--force"], 250),
     ] {
-        let more = peak(many.path(), args).saturating_sub(peak(few.path(), args));
+        // The end of a short run can go unseen.
+        let low = (0..3).map(|_| peak(few.path(), args)).max().unwrap();
+        let more = peak(many.path(), args).saturating_sub(low);
         told.push((args[0], more / FILES as u64, most));
     }
     assert!(told.iter().all(|(_, more, most)| more <= most), "bytes an entry, and what is allowed: {told:?}");

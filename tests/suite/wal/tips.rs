@@ -1,5 +1,8 @@
 //! The unfinished segment: deltas go up, recovery puts them together, and they never get in the way of the whole one.
 
+use strongroom::error::Kind;
+use strongroom::store::ErrorKind;
+use strongroom::store::fault::{Fault, Op, Rule};
 use strongroom::wal::Pushed;
 
 use super::*;
@@ -46,6 +49,22 @@ async fn tips_are_put_together_and_padded() {
     push_some(&folder, 1, [4]).await;
     assert!(!place.keys().await.iter().any(|k| k.contains(".tip/")), "{:?}", place.keys().await);
     assert_delivered(&place.folder(), 1, 4).await;
+}
+
+/// Between the listing and the reading the segment was completed and its tips removed. That proves nothing about its end.
+#[tokio::test(flavor = "multi_thread")]
+async fn tips_that_go_meanwhile_are_no_proof() {
+    let place = place().await;
+    place.folder().push_tip(name(1, 4), 0, part(4, 0..1000)).await.unwrap();
+    place.folder().push_tip(name(1, 4), 1000, part(4, 1000..2000)).await.unwrap();
+    let tips: Vec<_> = place.keys().await.into_iter().filter(|k| k.contains(".tip/")).collect();
+    for tip in tips {
+        place.store.add(Rule::new(Fault::Error(ErrorKind::NotFound)).on([Op::Get]).prefix(tip));
+        let (done, _) = fetch(&place.folder(), &segment_file(1, 4), Mode::Recovery).await;
+        assert_eq!(done.unwrap_err().kind(), Kind::Unavailable);
+        place.store.clear();
+    }
+    assert_unfinished(&place, 2000).await;
 }
 
 /// A new process begins at the beginning, with other borders.

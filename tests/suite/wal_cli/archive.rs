@@ -145,7 +145,7 @@ fn status_tells_which_points_can_be_recovered_and_how_far_the_archive_is_behind(
 
 #[test]
 fn an_outage_during_a_recovery_never_ends_it_early() {
-    let place = Place::new("fetch_timeout: 1s");
+    let place = Place::new("");
     let server = Server::create(18, false, &["--wal-segsize=1"], &place.archiving());
     let copy = Server::unborn(18);
     server.copy_to(&copy, &["-X", "none"], "archive_mode = off\n");

@@ -102,8 +102,11 @@ fn a_helper_stores_what_waits_while_the_server_asks() {
     let last = pg_wal.join(waiting.last().unwrap());
     let mut other = place.command(&["--json", "wal", "push", last.to_str().unwrap(), "--job", "acme/wal"]);
     other.env("STRONGROOM_ALLOW_COMMANDS", "1");
-    assert_eq!(ran(&mut other).ok().json()["result"], "same");
-    assert_eq!(push(waiting.last().unwrap(), &["--json"]).ok().json()["result"], "stored");
+    // `known` where the helper was long in coming, so that the first call sent all that waited, and remembers.
+    let result = ran(&mut other).ok().json()["result"].clone();
+    assert!(result == "same" || result == "known", "{result}");
+    let result = push(waiting.last().unwrap(), &["--json"]).ok().json()["result"].clone();
+    assert!(result == "stored" || result == "known", "{result}");
 
     // Another configuration may name another place.
     let socket = pg_wal.join("pgsql_tmp.strongroom-push/socket");

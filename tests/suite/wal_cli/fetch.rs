@@ -9,7 +9,7 @@ use crate::support::seaweedfs;
 
 /// An archive with a few segments of 1 MiB, and the server that made it.
 fn archive() -> (Place, Server, Vec<String>) {
-    let place = Place::new("fetch_timeout: 1s");
+    let place = Place::new("");
     let server = Server::create(17, false, &["--wal-segsize=1"], &place.archiving());
     load(&server, "one", 4);
     archived(&server);
@@ -134,25 +134,25 @@ fn a_mistake_of_usage_is_no_end() {
 fn neither_a_refusal_nor_an_outage_of_a_server_is_an_end() {
     let weed = seaweedfs::shared();
     let place = Place::bare();
-    let s3 = |port: u16, key: &str| {
+    let s3 = |port: u16, key: &str, more: &str| {
         format!(
-            "{{ url: s3://{}/wal-{}, allow_http: true, password: {{ file: {} }}, timeouts: {{ operation: 2s }}, s3: {{ endpoint: \"http://127.0.0.1:{port}\", access_key_id: {{ value: testkey }}, secret_access_key: {{ value: {key} }} }} }}",
+            "{{ url: s3://{}/wal-{}, allow_http: true, password: {{ file: {} }}, {more}s3: {{ endpoint: \"http://127.0.0.1:{port}\", access_key_id: {{ value: testkey }}, secret_access_key: {{ value: {key} }} }} }}",
             seaweedfs::BUCKET,
             std::process::id(),
             place.path("password"),
         )
     };
     let name = "000000010000000900000001";
-    place.configure(&s3(weed.http, "testsecret"), "fetch_timeout: 1s", "");
+    place.configure(&s3(weed.http, "testsecret", ""), "", "");
     place.run(&["init"]).ok();
     let server = Server::create(15, false, &["--wal-segsize=1"], &place.archiving());
     archived(&server);
     fetch(&place, name, &[]).exits(1);
-    place.configure(&s3(weed.http, "wrong"), "fetch_timeout: 1s", "");
+    place.configure(&s3(weed.http, "wrong", ""), "", "");
     let refused = fetch(&place, name, &[]).exits(255);
     assert!(refused.err.contains("signature"), "{}", refused.err);
     let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    place.configure(&s3(nobody, "testsecret"), "fetch_timeout: 1s", "");
+    place.configure(&s3(nobody, "testsecret", "timeouts: { operation: 2s }, "), "fetch_timeout: 1s", "");
     fetch(&place, name, &[]).exits(255);
     fetch(&place, name, &["--mode", "standby"]).exits(1);
 }

@@ -174,7 +174,7 @@ pub fn program(name: &str) -> PathBuf {
     });
     let copy = dir.path().join(name);
     if !copy.exists() {
-        std::fs::copy(&built, &copy).unwrap();
+        crate::support::copy_program(&built, &copy);
     }
     copy
 }

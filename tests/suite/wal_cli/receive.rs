@@ -2,7 +2,6 @@
 
 use std::path::Path;
 use std::process::{Child, Stdio};
-use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -96,8 +95,7 @@ fn the_daemon_streams_and_a_server_that_dies_with_its_disk_loses_nothing_that_is
     server.copy_to(&copy, &["-X", "none"], &place.restoring(""));
     load(&server, "one", 1);
     let rows = server.sql("postgres", "SELECT count(*), sum(n) FROM one");
-    // max_lag and a request that takes long.
-    std::thread::sleep(Duration::from_millis(1000 + 2500));
+    confirmed(&server);
     server.kill();
     stream.kill();
     drop(server);
