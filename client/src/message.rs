@@ -86,7 +86,7 @@ pub enum Reply {
     },
     /// Proven not to be in the archive.
     Missing(String),
-    /// Whoever answers here works for somebody else, and does nothing for this job.
+    /// Whoever answers here works for somebody else and does nothing for this job, or leaves this file to the caller.
     Another,
     /// It failed: a word for the kind of failure, and one or two lines for people.
     Error {

@@ -57,9 +57,7 @@ impl Folder {
         self.drop_tips(name).await;
         self.note(name).await;
         // It is stored: what cannot be looked up now is no failure of it.
-        if pushed == Pushed::Stored
-            && let Ok(identity) = self.known_identity().await
-        {
+        if let Ok(identity) = self.known_identity().await {
             self.watch_split(name.timeline, name.start(identity.segment_size)).await;
         }
         Ok(pushed)

@@ -132,6 +132,11 @@ impl Shipper {
         Ok(pushed)
     }
 
+    /// Whether what was stored last was on a timeline that another server left, see [`crate::wal::Split`].
+    pub(super) fn is_split(&self) -> bool {
+        self.systems.lock().values().any(|system| system.pusher.folder().split().is_some())
+    }
+
     /// The server's files, where the configuration names them and they can be reached.
     async fn look(&self, source: File) -> Result<(Local, File)> {
         let job = self.job.clone();

@@ -353,6 +353,36 @@ fn a_failover_is_crossed_and_the_old_timeline_can_be_kept_to() {
     assert_eq!(site.preview(&[])["timeline"], 2);
 }
 
+/// Nor does a helper, which has no way into the server's log, keep it from there.
+#[test]
+fn a_former_primary_whose_archiver_has_help_is_told() {
+    let site = Site::new(17);
+    site.backup();
+    site.sql("INSERT INTO t VALUES (1)");
+    let standby = site.server.standby("");
+    await_true(&standby, "SELECT count(*) = 1 FROM t");
+    archived(&site.server);
+    standby.promote();
+    standby.sql("postgres", "INSERT INTO t VALUES (2)");
+    archived(&standby);
+    // A backlog has one started.
+    let configured = site.sql("SHOW archive_command");
+    let archive_with = |command: &str| {
+        site.sql(&format!("ALTER SYSTEM SET archive_command = '{}'", command.replace('\'', "''")));
+        site.sql("SELECT pg_reload_conf()");
+    };
+    archive_with("/bin/false");
+    for n in 11..16 {
+        site.sql(&format!("INSERT INTO t VALUES ({n})"));
+        site.sql("SELECT pg_switch_wal()");
+    }
+    archive_with(&configured);
+    archived(&site.server);
+    let helper = std::path::Path::new(&site.server.data()).join("pg_wal/pgsql_tmp.strongroom-push/socket");
+    assert!(helper.exists());
+    assert!(site.server.log().contains("two servers of one origin write"), "{}", site.server.log());
+}
+
 /// Nobody stopped the former primary. Nothing of either is lost, and it is told wherever somebody looks.
 #[test]
 fn a_former_primary_that_lives_on_is_stored_and_told() {

@@ -30,6 +30,8 @@ const CONNECTIONS: usize = 32;
 const FINISH: Duration = Duration::from_secs(10);
 /// The answers to what was given up take no longer.
 const ANSWERS: Duration = Duration::from_secs(2);
+/// A server whose helper knows of a split is to hear of it this often.
+const REMIND: Duration = Duration::from_secs(60);
 /// A client sends its request at once.
 const REQUEST_TIME: Duration = Duration::from_secs(10);
 
@@ -44,6 +46,8 @@ pub(in super::super) struct Service {
     in_use: Mutex<Use>,
     /// Where files that lie ready may be taken from by clients.
     beside: Option<PathBuf>,
+    /// When a file was left to the server's own call last, and which.
+    told: Mutex<Option<(Instant, String)>>,
 }
 
 /// Whether anybody needs it.
@@ -78,7 +82,7 @@ impl Service {
     /// `stop`: nobody is let in any more, and what is under way is given up soon; `end`: at once.
     pub(in super::super) fn new(jobs: impl IntoIterator<Item = Arc<Shipper>>, stop: Cancel, end: Cancel) -> Self {
         let jobs = jobs.into_iter().map(|s| (s.job().name.to_string(), s)).collect();
-        Self { jobs, stop, end, in_use: Mutex::new(Use { busy: 0, last: Instant::now() }), beside: None }
+        Self { jobs, stop, end, in_use: Mutex::new(Use { busy: 0, last: Instant::now() }), beside: None, told: Mutex::default() }
     }
 
     /// For one job, under another name than its own. Lets clients take files that lie ready in `dir`: they may do there what they
@@ -97,6 +101,17 @@ impl Service {
     pub(in super::super) fn idle(&self) -> Duration {
         let now = self.in_use.lock();
         if now.busy > 0 { Duration::ZERO } else { now.last.elapsed() }
+    }
+
+    /// A helper has no way into the server's log. So now and then it leaves one file to the server's own call, which finds it stored
+    /// and tells what there is to tell. That call may ask here once more.
+    fn lets_tell(&self, file: String) -> bool {
+        let mut told = self.told.lock();
+        let again = told.as_ref().is_none_or(|(at, last)| at.elapsed() >= REMIND || *last == file);
+        if again {
+            *told = Some((Instant::now(), file));
+        }
+        again
     }
 
     fn shipper(&self, job: &str) -> Result<&Arc<Shipper>> {
@@ -126,8 +141,10 @@ impl Service {
                     return Err(Error::new(Kind::Usage, what));
                 }
                 let shipper = self.shipper(&job)?;
+                let asked = names.first().cloned().unwrap_or_default();
                 shipper.push(names.into_iter().zip(files).collect(), server.map(system)).await?;
-                Ok(Reply::Stored)
+                let is_told_there = self.beside.is_some() && shipper.is_split() && self.lets_tell(asked);
+                Ok(if is_told_there { Reply::Another } else { Reply::Stored })
             }
             Request::Take { job, name, mode, server } => {
                 let taken = match &self.beside {
