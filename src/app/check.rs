@@ -56,6 +56,6 @@ pub fn damage(checked: &Checked) -> Option<Error> {
                 checked.tenant, checked.location, checked.report.findings.errors
             ),
         )
-        .hint("Back up again first: a new backup stores again what is found missing. Then look at the findings, one by one.")
+        .hint("Backups rely on every pack that the index names, also on one that is lost. Where packs are missing or of another size, `restic repair index` takes them out of the index; the next backup then stores their content again. Then look at the other findings, one by one.")
     })
 }

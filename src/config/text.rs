@@ -35,7 +35,7 @@ pub(crate) type Lines = BTreeMap<String, (u64, u64)>;
 /// Parses `text`. An empty file is an empty table.
 ///
 /// # Errors
-/// One [`Mistake`] with line, column and a piece of the text.
+/// One [`Mistake`] with line and column, without any of the text.
 pub(crate) fn parse(text: &str, format: Format) -> Result<(Value, Lines), Mistakes> {
     match format {
         Format::Yaml => parse_yaml(text),
@@ -48,7 +48,8 @@ fn syntax_error(message: String, line: Option<u64>, column: Option<u64>) -> Mist
 }
 
 fn parse_yaml(text: &str) -> Result<(Value, Lines), Mistakes> {
-    let options = serde_saphyr::options! { strict_booleans: true, crop_radius: 40 };
+    // Without a piece of the text: what stands there may be a secret.
+    let options = serde_saphyr::options! { strict_booleans: true, with_snippet: false };
     let tree: Spanned<Tree> = serde_saphyr::from_str_with_options(text, options).map_err(|e| {
         let at = e.location();
         // The place stands in front of the mistake already.
@@ -69,9 +70,15 @@ pub(crate) fn parse_value(text: &str) -> Option<Value> {
 
 fn parse_toml(text: &str) -> Result<(Value, Lines), Mistakes> {
     use config::Format as _;
-    let table =
-        config::FileFormat::Toml.parse(None, text).map_err(|e| syntax_error(e.to_string().trim_end().to_owned(), None, None))?;
+    let table = config::FileFormat::Toml.parse(None, text).map_err(|e| syntax_error(without_text(&e.to_string()), None, None))?;
     Ok((to_json(config::Value::from(table)), Lines::new()))
+}
+
+/// A TOML mistake in one line: where and what. Between them stands the line of the file, which may hold a secret.
+fn without_text(report: &str) -> String {
+    let is_text = |line: &&str| line.trim_start().trim_start_matches(|c: char| c.is_ascii_digit()).trim_start().starts_with('|');
+    let lines: Vec<&str> = report.lines().map(str::trim_end).filter(|line| !line.is_empty() && !is_text(line)).collect();
+    lines.join(": ")
 }
 
 /// The layering library's value as a plain tree.

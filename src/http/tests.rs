@@ -94,6 +94,16 @@ fn a_run_shows_in_every_metric_of_its_job() {
 }
 
 #[test]
+fn counters_of_a_wal_archive_begin_with_nothing() {
+    let metrics = Metrics::new("1.2.3");
+    metrics.wal("acme", "wal").known();
+    let samples = samples(&text::prometheus(&metrics.open_metrics()));
+    for name in ["pushed_files", "repeated_files", "gaps", "slot_drops"] {
+        assert_eq!(samples[&format!(r#"strongroom_wal_{name}_total{{tenant="acme",job="wal"}}"#)], 0.0, "{name}");
+    }
+}
+
+#[test]
 fn a_wal_archive_shows_what_was_pushed_and_what_waits() {
     let samples = samples(&text::prometheus(&full().open_metrics()));
     let get = |name: &str| samples[&format!(r#"strongroom_{name}{{tenant="acme",job="orders"}}"#)];

@@ -100,6 +100,14 @@ impl WalMetrics {
         f.failing.get_or_create(&self.job).set(1);
     }
 
+    /// Makes counters appear with 0, so that their first increase is seen.
+    pub fn known(&self) {
+        let f = &self.families.wal;
+        for family in [&f.stored, &f.repeated, &f.gaps, &f.slot_drops] {
+            drop(family.get_or_create(&self.job));
+        }
+    }
+
     /// The store takes WAL again; nothing was pushed.
     pub fn recovered(&self) {
         self.families.wal.failing.get_or_create(&self.job).set(0);

@@ -4,7 +4,7 @@ use std::fmt;
 use std::future::Future;
 use std::time::Duration;
 
-use tokio_postgres::config::{Config, SslMode, SslNegotiation};
+use tokio_postgres::config::{ChannelBinding, Config, SslMode, SslNegotiation};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Row, SimpleQueryMessage};
@@ -12,7 +12,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::endpoint::{Endpoint, Host, TargetAttrs};
 use super::explain::explain;
-use super::settings::ConnectionSettings;
+use super::settings::{ConnectionSettings, KEEPALIVE};
 use super::tls;
 use crate::error::{Error, Kind, Result};
 use crate::runtime::Cancel;
@@ -107,6 +107,22 @@ async fn connect_database(settings: &ConnectionSettings, endpoint: &Endpoint, da
     }
     if settings.get("keepalives") == Some("0") {
         config.keepalives(false);
+    }
+    // During a backup nothing is said here for hours, and what stands between drops a connection that is silent for minutes.
+    config.keepalives_idle(settings.seconds("keepalives_idle").unwrap_or(KEEPALIVE));
+    if let Some(interval) = settings.seconds("keepalives_interval") {
+        config.keepalives_interval(interval);
+    }
+    if let Some(count) = settings.get("keepalives_count").and_then(|count| count.parse().ok()) {
+        config.keepalives_retries(count);
+    }
+    if let Some(milliseconds) = settings.get("tcp_user_timeout").and_then(|time| time.parse().ok()).filter(|time| *time > 0) {
+        config.tcp_user_timeout(Duration::from_millis(milliseconds));
+    }
+    match settings.get("channel_binding") {
+        Some("require") => drop(config.channel_binding(ChannelBinding::Require)),
+        Some("disable") => drop(config.channel_binding(ChannelBinding::Disable)),
+        _ => {}
     }
     if settings.get("sslnegotiation") == Some("direct") {
         config.ssl_negotiation(SslNegotiation::Direct);

@@ -12,6 +12,9 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::runtime::SecretText;
 use crate::runtime::process::Program;
 
+/// A server that vanished without a goodbye is noticed by the network after this silence, if not before by the protocol.
+pub(super) const KEEPALIVE: Duration = Duration::from_secs(60);
+
 /// The parameters that client tools take from their environment.
 const IN_ENVIRONMENT: &[(&str, &str)] = &[
     ("user", "PGUSER"),
@@ -95,6 +98,23 @@ impl ConnectionSettings {
             return Err(Error::new(Kind::Config, "connect_timeout is not a whole number of seconds"));
         }
         Ok(Self { params, password, endpoints, target })
+    }
+
+    /// A setting that is a number of seconds. Nothing for 0, which means the system's own.
+    pub(super) fn seconds(&self, key: &str) -> Option<Duration> {
+        self.get(key)?.parse().ok().filter(|seconds| *seconds > 0).map(Duration::from_secs)
+    }
+
+    /// The same, with one more setting for the sessions there, as in `-c name=value`.
+    #[must_use]
+    pub fn with_option(&self, option: &str) -> Self {
+        let mut other = self.clone();
+        let options = other.params.entry("options".to_owned()).or_default();
+        if !options.is_empty() {
+            options.push(' ');
+        }
+        options.push_str(option);
+        other
     }
 
     /// The database named in the settings, if any.
@@ -312,6 +332,14 @@ mod tests {
         assert!(parse("service=x").unwrap_err().report().contains("not supported"));
         assert!(parse("host=h port=x").is_err());
         assert!(parse("host=a,b,c port=1,2").is_err());
+    }
+
+    #[test]
+    fn an_option_is_added_to_those_there_are() {
+        let s = parse("host=h").unwrap().with_option("-c a=1");
+        assert_eq!(s.with_option("-c b=2").get("options"), Some("-c a=1 -c b=2"));
+        let s = parse("host=h keepalives_idle=0 keepalives_interval=7").unwrap();
+        assert_eq!((s.seconds("keepalives_idle"), s.seconds("keepalives_interval")), (None, Some(Duration::from_secs(7))));
     }
 
     #[test]

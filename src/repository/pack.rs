@@ -31,7 +31,12 @@ pub(crate) struct Codec {
     sealed: Vec<u8>,
     opened: Vec<u8>,
     plain: Vec<u8>,
+    /// Blobs that were sealed.
+    count: u32,
 }
+
+/// One blob of so many is hashed again before it is stored.
+const SAMPLE: u32 = 128;
 
 /// A blob ready to be placed into a pack.
 pub(crate) struct SealedBlob<'a> {
@@ -50,7 +55,8 @@ impl Codec {
             )
         };
         let decompressor = Decompressor::new().context(|| "prepare decompression")?;
-        Ok(Self { compressor, reluctant: false, decompressor, sealed: Vec::new(), opened: Vec::new(), plain: Vec::new() })
+        let (sealed, opened, plain) = (Vec::new(), Vec::new(), Vec::new());
+        Ok(Self { compressor, reluctant: false, decompressor, sealed, opened, plain, count: 0 })
     }
 
     /// For writing to a repository of this format version. Version 1 knows no compression; from 2 on trees are always
@@ -64,7 +70,8 @@ impl Codec {
     }
 
     /// Compresses where that helps, seals, and proves the result by opening it again: a fault in memory or processor
-    /// is found now, not at a restore.
+    /// is found now, not at a restore. That `id` is the content's is proven for the first blob and one of [`SAMPLE`]: whoever
+    /// hashes wrongly, for all of them, does not go on for long.
     pub(crate) fn seal(&mut self, key: &MasterKey, id: &Id, plain: &[u8], always_compress: bool) -> Result<SealedBlob<'_>> {
         let bug = |what: &str| {
             Error::new(Kind::Bug, format!("blob {id}: {what}"))
@@ -106,6 +113,11 @@ impl Codec {
         };
         if !same {
             return Err(bug("changed while it was sealed"));
+        }
+        let sampled = self.count.is_multiple_of(SAMPLE);
+        self.count = self.count.wrapping_add(1);
+        if sampled && sha256(plain) != *id {
+            return Err(bug("its content has another name"));
         }
         Ok(SealedBlob { bytes: &self.sealed, uncompressed })
     }
@@ -314,4 +326,22 @@ pub(crate) fn parse_header(key: &MasterKey, sealed: &[u8]) -> Result<Vec<Indexed
 pub(crate) fn expected_pack_size(blobs: impl IntoIterator<Item = (u32, bool)>) -> u64 {
     let blobs = blobs.into_iter().map(|(length, compressed)| u64::from(length) + if compressed { 41 } else { 37 });
     blobs.sum::<u64>() + SEAL as u64 + 4
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_blob_under_another_name_is_not_stored() {
+        let key = MasterKey { encrypt: [1; 32], mac_k: [2; 16], mac_r: [3; 16] };
+        let mut codec = Codec::new(3).unwrap();
+        let seal = |codec: &mut Codec, id: &Id, plain: &[u8]| codec.seal(&key, id, plain, false).map(|_| ());
+        for n in 0..=SAMPLE {
+            let plain = vec![7; n as usize];
+            seal(&mut codec, &sha256(&plain), &plain).unwrap();
+        }
+        let refused = (0..SAMPLE).filter(|_| seal(&mut codec, &sha256(b"other"), b"plain").is_err()).count();
+        assert_eq!(refused, 1, "one of so many is looked at");
+    }
 }

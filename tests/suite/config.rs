@@ -77,7 +77,7 @@ limits: { memory: lots, jobs: 0, quiet_hours: ["08:00"] }
 }
 
 #[test]
-fn syntax_errors_carry_the_place_and_a_piece_of_the_text() {
+fn syntax_errors_carry_the_place() {
     let found = mistakes("tenants:\n  acme: { jobs: [\n");
     assert_eq!(found.len(), 1);
     assert!(found[0].line.is_some(), "{found:?}");
@@ -257,6 +257,19 @@ fn secrets_do_not_print() {
     assert!(!format!("{s:?}").contains("hunter2"));
     let wrong = yaml(&with("").replace("value: x", "value: hunter2, file: /x")).expect_err("two places");
     assert!(!wrong.to_string().contains("hunter2"), "{wrong}");
+    // Nor does the line in which the mistake is, or the one beside it.
+    for text in [
+        "environment: test\nrepository: { url: \"postgres://u:hunter2@h/db }\ntenants: {}\n",
+        "repository:\n  password: { value: hunter2 }\n  password: [\n",
+        "repository:\n  password: { value: hunter2 }\n   url: x\n",
+    ] {
+        let wrong = yaml(text).expect_err("no YAML");
+        assert!(wrong.0.iter().all(|m| m.line.is_some()) && !wrong.to_string().contains("hunter2"), "{wrong}");
+    }
+    for text in ["password = \"hunter2\nurl = 1\n", "password = \"hunter2\"\npassword = \"hunter2\"\n", "a = hunter2 | x\n"] {
+        let wrong = load_text(text, Format::Toml, Some("t.toml"), []).expect_err("no TOML").to_string();
+        assert!(wrong.contains("line") && !wrong.contains("hunter2"), "{wrong}");
+    }
 }
 
 #[test]

@@ -48,6 +48,7 @@ impl Services {
         for job in jobs {
             check_commands(ctx, job)?;
             let metrics = metrics.wal(job.tenant.as_str(), job.name.as_str());
+            metrics.known();
             out.jobs.push((job.clone(), metrics.clone(), bases(job)));
             let Some(path) = &job.settings.socket else { continue };
             let prefetch = spool(ctx, job).map(|dir| dir.join("ahead"));

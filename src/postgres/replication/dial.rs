@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use postgres_protocol::message::frontend;
 use rustls::pki_types::ServerName;
@@ -16,11 +15,8 @@ use super::refusal::Refusal;
 use super::wire::{Carrier, Wire, unexpected};
 use crate::error::{Context, Error, Kind, Result};
 use crate::postgres::endpoint::{Endpoint, Host};
-use crate::postgres::settings::ConnectionSettings;
+use crate::postgres::settings::{ConnectionSettings, KEEPALIVE};
 use crate::postgres::tls;
-
-/// A server that vanished without a goodbye is noticed by the network after this silence, if not before by the protocol.
-const KEEPALIVE: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Encryption {
@@ -126,13 +122,12 @@ async fn log_in(settings: &ConnectionSettings, endpoint: &Endpoint, encryption: 
 
 fn prepare(socket: &TcpStream, settings: &ConnectionSettings) {
     use rustix::net::sockopt;
-    let seconds = |key: &str| settings.get(key).and_then(|t| t.parse().ok()).filter(|t| *t > 0).map(Duration::from_secs);
     let set = || -> std::io::Result<()> {
         socket.set_nodelay(true)?;
         if settings.get("keepalives") != Some("0") {
             sockopt::set_socket_keepalive(socket, true)?;
-            sockopt::set_tcp_keepidle(socket, seconds("keepalives_idle").unwrap_or(KEEPALIVE))?;
-            if let Some(interval) = seconds("keepalives_interval") {
+            sockopt::set_tcp_keepidle(socket, settings.seconds("keepalives_idle").unwrap_or(KEEPALIVE))?;
+            if let Some(interval) = settings.seconds("keepalives_interval") {
                 sockopt::set_tcp_keepintvl(socket, interval)?;
             }
         }

@@ -192,7 +192,7 @@ impl Threads {
             if h.thread().id() == std::thread::current().id() {
                 continue;
             }
-            // A lane that panicked left the run unfinished; commit sees that by its counts.
+            // A panic of a lane's work has failed the run where it happened.
             let _panicked = h.join().is_err();
         }
     }

@@ -111,6 +111,8 @@ impl Packer {
         let runtime = shared.repo.runtime().clone();
         let (shared, spare, pending, lock) = (shared.clone(), self.spare.clone(), self.pending.clone(), self.lock.clone());
         runtime.spawn(async move {
+            // A task that ends in any other way than by its end leaves a pack that nobody has acknowledged.
+            let answer = Answer { shared: &shared, due: true };
             let id = sealed.index.id;
             let bytes = sealed.bytes;
             let put = async {
@@ -148,6 +150,7 @@ impl Packer {
                     shared.fail(e);
                 }
             }
+            answer.given();
             drop::<OwnedSemaphorePermit>(permit);
         });
         Ok(())
@@ -196,6 +199,27 @@ impl Packer {
             }
             Ok(id)
         })
+    }
+}
+
+/// Fails the run when it is dropped before the answer to an upload was dealt with, as by a panic.
+struct Answer<'a> {
+    shared: &'a Shared,
+    due: bool,
+}
+
+impl Answer<'_> {
+    fn given(mut self) {
+        self.due = false;
+    }
+}
+
+impl Drop for Answer<'_> {
+    fn drop(&mut self) {
+        if self.due {
+            self.shared.repo.note_orphans();
+            self.shared.fail(Error::new(Kind::Bug, "an upload ended without an answer"));
+        }
     }
 }
 

@@ -25,6 +25,32 @@ async fn a_server_that_dies_leaves_no_snapshot() {
     judges::restic(store.path(), PASSWORD, &["check", "--read-data"]);
 }
 
+/// The server may be writing it at the moment when it is read.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_control_file_is_stored_in_a_state_that_is_whole() {
+    use std::os::unix::fs::FileExt as _;
+    let server = filled(17);
+    let store = tempfile::tempdir().unwrap();
+    let repo = crate::backup::init(store.path()).await;
+    let path = Path::new(&server.data()).join("global/pg_control");
+    let half_written = move || {
+        let file = std::fs::File::options().read(true).write(true).open(path).unwrap();
+        let flip = || {
+            let mut byte = [0];
+            file.read_exact_at(&mut byte, 40).unwrap();
+            file.write_all_at(&[byte[0] ^ 1], 40).unwrap();
+        };
+        flip();
+        std::thread::sleep(std::time::Duration::from_millis(1500));
+        flip();
+    };
+    let report = while_reading(&repo, from_files(&server), half_written).await.unwrap();
+    whole(&report);
+    let place = tempfile::tempdir().unwrap();
+    restore(store.path(), &report.snapshot.to_hex(), place.path());
+    strongroom::postgres::Control::read(&place.path().join("data")).unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_wrong_directory_is_refused_before_anything_is_read() {
     let (server, other) = (filled(15), Server::start(15));

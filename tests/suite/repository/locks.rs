@@ -6,7 +6,7 @@ use std::time::Duration;
 use strongroom::error::Kind;
 use strongroom::repository::RepoLock;
 use strongroom::runtime::{Clock as _, TestClock};
-use strongroom::store::fault::{Fault, FaultStore, Logged, Op, Rule};
+use strongroom::store::fault::{Fault, FaultStore, Logged, Op, Rule, When};
 
 use super::*;
 use crate::support::judges;
@@ -128,6 +128,21 @@ async fn without_its_lock_a_writer_leaves_no_snapshot() {
     .await;
     assert_eq!(failed.kind(), Kind::Locked);
     assert!(f.objects("snapshots").is_empty() && f.objects("index").is_empty());
+}
+
+/// Nobody has acknowledged the pack then.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_that_ends_without_an_answer_leaves_no_snapshot() {
+    let f = Fixture::new().await;
+    let store = FaultStore::new(local(f.path()), 1);
+    let hook = |_: &Logged| panic!("on purpose");
+    store.add(Rule::new(Fault::Before(Arc::new(hook))).on([Op::Put]).prefix("data/").when(When::Nth(2)));
+    let repo = Repository::open(Arc::new(store), &SecretText::new(PASSWORD.into()), &env()).await.unwrap();
+    let failed = super::store(&repo, 1, &files(&[("a", 500_000, 1)])).await.unwrap_err();
+    assert!(failed.chain().contains("an upload ended without an answer"), "{}", failed.chain());
+    assert!(f.objects("snapshots").is_empty());
+    f.backup(2, &files(&[("a", 500_000, 1)])).await;
+    f.assert_sound().await;
 }
 
 /// A repository with one exclusive lock of a client that keeps to no protocol: it appears right after our own is written.

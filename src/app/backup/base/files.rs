@@ -25,6 +25,9 @@ use crate::source::pg_base::{
     Settings,
 };
 
+/// So often the control file is read where its checksum is wrong, so far apart.
+const CONTROL_TRIES: u32 = 500;
+const CONTROL_PAUSE: Duration = Duration::from_millis(10);
 /// Bad pages that are listed.
 const LISTED_PAGES: usize = 1000;
 
@@ -289,6 +292,9 @@ impl<'a> Copier<'a> {
             Ok(None) => return Ok(None),
             Err(e) => return Ok(Some(self.unreadable(&e))),
         };
+        if dir.relative() == b"global" && entry.name == b"pg_control" {
+            return self.control(dir, entry, file, former).map(Some);
+        }
         let layout = self.former.layout(former, &entry.name, file.size());
         let mut into = Incoming::new(self.writer, class, file.size(), layout);
         loop {
@@ -305,6 +311,40 @@ impl<'a> Copier<'a> {
         self.note_bad_pages(dir, entry, &file);
         let crc = file.crc();
         Ok(Some(Taken::Whole { file: into.end()?, crc }))
+    }
+
+    /// The control file, in a state in which its checksum is right: the server may be writing it while it is read, and a copy of
+    /// that would be worth nothing.
+    fn control(&self, dir: &Dir, entry: &Entry, mut file: FileReader, former: &layout::Directory) -> Result<Taken> {
+        let mut tries = CONTROL_TRIES;
+        loop {
+            tries -= 1;
+            let mut data = Vec::with_capacity(file.next_length());
+            let read = file.read(FileClass::Other, &self.content, &mut data);
+            match read.and_then(|()| crate::postgres::control::parse(&data)) {
+                Ok(_) => {
+                    let mut into = Incoming::new(
+                        self.writer,
+                        FileClass::Other,
+                        file.size(),
+                        self.former.layout(former, &entry.name, file.size()),
+                    );
+                    self.stats.bytes_read.fetch_add(data.len() as u64, Relaxed);
+                    into.push(Bytes::from(data)).context(|| file.path().display().to_string())?;
+                    return Ok(Taken::Whole { file: into.end()?, crc: file.crc() });
+                }
+                Err(e) if e.kind() == Kind::Corrupt && tries > 0 => {
+                    self.cancel.check()?;
+                    std::thread::sleep(CONTROL_PAUSE);
+                    file = match self.directory.open_file(dir, entry) {
+                        Ok(Some(file)) => file,
+                        Ok(None) => return Ok(self.unreadable(&e)),
+                        Err(e) => return Ok(self.unreadable(&e)),
+                    };
+                }
+                Err(e) => return Ok(self.unreadable(&e.context(file.path().display().to_string()))),
+            }
+        }
     }
 
     fn read(&self, file: &mut FileReader, class: FileClass) -> Result<Bytes> {

@@ -49,7 +49,9 @@ impl StreamedWal {
     pub(super) fn open(server: &Server, timeout: Duration, writer: &Writer, cancel: &Cancel) -> Result<Self> {
         let line = Line::new(cancel)?;
         let doing = || "open a replication connection for WAL";
-        let mut session = line.wait(Replication::connect(server.connection())).context(doing)?;
+        // While the store is away nothing is read here, and nothing answered.
+        let patient = server.connection().with_option("-c wal_sender_timeout=1h");
+        let mut session = line.wait(Replication::connect(&patient)).context(doing)?;
         let name = server.slot_name()?;
         let slot = match line.wait(session.create_physical_slot(&name, true, true)) {
             Ok(()) => Some(name),
