@@ -29,7 +29,7 @@ async fn a_server_that_dies_leaves_no_snapshot() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_control_file_is_stored_in_a_state_that_is_whole() {
     use std::os::unix::fs::FileExt as _;
-    let server = filled(17);
+    let server = Arc::new(Server::start(17));
     let store = tempfile::tempdir().unwrap();
     let repo = crate::backup::init(store.path()).await;
     let path = Path::new(&server.data()).join("global/pg_control");
@@ -41,7 +41,7 @@ async fn a_control_file_is_stored_in_a_state_that_is_whole() {
             file.write_all_at(&[byte[0] ^ 1], 40).unwrap();
         };
         flip();
-        std::thread::sleep(std::time::Duration::from_millis(1500));
+        std::thread::sleep(std::time::Duration::from_secs(3));
         flip();
     };
     let report = while_reading(&repo, from_files(&server), half_written).await.unwrap();
