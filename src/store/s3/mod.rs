@@ -27,7 +27,7 @@ use futures::stream::{self, BoxStream, StreamExt};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use self::errors::{Failure, explain};
+use self::errors::{Failure, explain, explain_head};
 use super::count::Request;
 use super::server::{ServerClock, full_key, short_key};
 use super::{
@@ -144,7 +144,7 @@ impl Inner {
         let meta = match asked {
             Ok(meta) => meta,
             Err(e) => {
-                let failure = explain(what(), &self.bucket, e);
+                let failure = explain_head(what(), &self.bucket, e);
                 // An answer to HEAD has no body and so no code: ask again for what it means, unless that is known.
                 let unclear =
                     failure.status.is_some_and(|s| s == 403 || s == 400 || (s == 404 && !self.known.load(Ordering::Relaxed)));
@@ -307,7 +307,7 @@ impl Store for S3Store {
                     let error = Error::new(ErrorKind::Other, format!("{} does not tell the time", s.location));
                     Err(Failure { error, status: None, credentials: false })
                 }
-                (Err(e), None) => Err(explain(format!("ask {} for the time", s.location), &s.bucket, e)),
+                (Err(e), None) => Err(explain_head(format!("ask {} for the time", s.location), &s.bucket, e)),
             }
         };
         s.call(ask).await.map_err(|f| f.error)

@@ -186,3 +186,32 @@ async fn lost_replies_and_busy_servers_pass() {
     assert_eq!(keys(store.as_ref(), "").await, ["large"]);
     assert_eq!(proxy.left(), 0);
 }
+
+/// What a proxy says that knows no way to the store.
+const NO_ROUTE: &str =
+    "HTTP/1.1 404 Not Found\r\nContent-Type: text/plain\r\nContent-Length: 19\r\nConnection: close\r\n\r\n404 page not found\n";
+const NO_ROUTE_NOR_WORDS: &str = "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_an_s3_server_can_say_that_an_object_is_not_there() {
+    let server = server().await;
+    let proxy = Proxy::start(server.http).await;
+    let store = open(&server.settings_at(&format!("http://127.0.0.1:{}", proxy.port))).await;
+    store.put(&key("config"), Payload::from("x"), PutMode::Create).await.unwrap();
+    for answer in [NO_ROUTE, NO_ROUTE_NOR_WORDS] {
+        for method in ["GET", "GET", "PUT"] {
+            proxy.arm(method, Trick::Answer(answer));
+        }
+        assert_eq!(store.get(&key("config"), None).await.unwrap(), "x");
+        assert_eq!(proxy.left(), 1);
+        store.put(&key("config"), Payload::from("x"), PutMode::Overwrite).await.unwrap();
+        proxy.arm("GET", Trick::Answer(answer));
+        assert_eq!(keys(store.as_ref(), "").await, ["config"]);
+        proxy.arm("DELETE", Trick::Answer(answer));
+        store.delete(&key("config")).await.unwrap();
+        assert_eq!(proxy.left(), 0);
+        assert_eq!(store.get(&key("config"), None).await.unwrap_err().kind(), ErrorKind::NotFound);
+        assert_eq!(store.head(&key("config")).await.unwrap_err().kind(), ErrorKind::NotFound);
+        store.put(&key("config"), Payload::from("x"), PutMode::Create).await.unwrap();
+    }
+}
