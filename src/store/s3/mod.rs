@@ -190,7 +190,17 @@ impl Inner {
                 let asked = client.list_objects_v2().bucket(&self.bucket).prefix(below).set_continuation_token(from).send().await;
                 let answer = asked.map_err(|e| explain(format!("list {prefix}* in {}", self.location), &self.bucket, e))?;
                 self.seen();
-                let next = if answer.is_truncated == Some(true) { answer.next_continuation_token } else { None };
+                let next = match (answer.is_truncated, answer.next_continuation_token) {
+                    (Some(true), None) => {
+                        let what = format!("list {prefix}* in {}", self.location);
+                        let error = Error::new(ErrorKind::Other, what)
+                            .because("the server says that there is more and not how to go on")
+                            .hint("This S3 server does not list as the protocol wants it: see whether a newer version does.");
+                        return Err(Failure { error, status: None, credentials: false });
+                    }
+                    (Some(true), token) => token,
+                    _ => None,
+                };
                 let objects = answer.contents.unwrap_or_default().into_iter().filter_map(|object| {
                     let key = short_key(&self.prefix, object.key.as_deref()?)?;
                     Some(ObjectMeta {

@@ -215,3 +215,20 @@ async fn only_an_s3_server_can_say_that_an_object_is_not_there() {
         store.put(&key("config"), Payload::from("x"), PutMode::Create).await.unwrap();
     }
 }
+
+/// A page that says that there is more and not where.
+const NO_TOKEN: &str = "HTTP/1.1 200 OK\r\nContent-Type: application/xml\r\nContent-Length: 95\r\nConnection: close\r\n\r\n\
+    <ListBucketResult><KeyCount>0</KeyCount><IsTruncated>true</IsTruncated>     </ListBucketResult>";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listing_that_cannot_go_on_is_not_whole() {
+    let server = server().await;
+    let proxy = Proxy::start(server.http).await;
+    let store = open(&server.settings_at(&format!("http://127.0.0.1:{}", proxy.port))).await;
+    store.put(&key("config"), Payload::from("x"), PutMode::Create).await.unwrap();
+    proxy.arm("GET", Trick::Answer(NO_TOKEN));
+    let cut = futures::TryStreamExt::try_collect::<Vec<_>>(store.list("")).await.unwrap_err();
+    assert_eq!(cut.kind(), ErrorKind::Other, "{}", cut.chain());
+    assert!(cut.hint_text().is_some() && cut.chain().contains("there is more"), "{}", cut.chain());
+    assert_eq!(keys(store.as_ref(), "").await, ["config"]);
+}
