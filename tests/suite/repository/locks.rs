@@ -6,7 +6,7 @@ use std::time::Duration;
 use strongroom::error::Kind;
 use strongroom::repository::RepoLock;
 use strongroom::runtime::{Clock as _, TestClock};
-use strongroom::store::fault::{Fault, FaultStore, Logged, Op, Rule};
+use strongroom::store::fault::{Fault, FaultStore, Logged, Op, Rule, When};
 
 use super::*;
 use crate::support::judges;
@@ -175,6 +175,47 @@ async fn a_lock_that_was_long_in_coming_is_not_worked_under_before_a_second_look
     let found = repo.lock(LockMode::Shared, &holder(), &Cancel::new()).await.err().unwrap();
     assert_eq!(found.kind(), Kind::Locked, "{}", found.report());
     assert_eq!(f.objects("locks"), [object], "ours is gone");
+}
+
+/// The holder of an exclusive lock writes it anew and deletes the old one while we look: we have seen the old name only.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lock_that_is_refreshed_while_it_is_looked_at_is_seen() {
+    let f = Fixture::new().await;
+    let elsewhere = LockHolder { hostname: "elsewhere".into(), ..holder() };
+    let mut theirs = Vec::new();
+    for _ in 0..2 {
+        let lock = f.repo.lock(LockMode::Exclusive, &elsewhere, &Cancel::new()).await.unwrap();
+        let object = f.objects("locks").pop().unwrap();
+        theirs.push((object.clone(), std::fs::read(&object).unwrap()));
+        lock.release().await.unwrap();
+    }
+    // Whoever looks first looks for dead locks, and then for those that conflict.
+    for look in [1, 2] {
+        let [(old, bytes), (new, fresh)] = &theirs[..] else { unreachable!() };
+        std::fs::write(old, bytes).unwrap();
+        let store = Arc::new(FaultStore::new(local(f.path()), 1));
+        let repo = Repository::open(store.clone(), &SecretText::new(PASSWORD.into()), &env()).await.unwrap();
+        let refresh = {
+            let (old, new, fresh) = (old.clone(), new.clone(), fresh.clone());
+            Fault::Before(Arc::new(move |_: &Logged| {
+                std::fs::write(&new, &fresh).unwrap();
+                std::fs::remove_file(&old).unwrap();
+            }))
+        };
+        store.add(Rule::new(refresh).on([Op::Get]).prefix("locks/").when(When::Nth(look)));
+        let found = repo.lock(LockMode::Shared, &holder(), &Cancel::new()).await.err().unwrap();
+        assert_eq!(found.kind(), Kind::Locked, "{}", found.report());
+        assert_eq!(f.objects("locks"), [new.clone()]);
+        std::fs::remove_file(new).unwrap();
+    }
+    // One that the store always lists and never gives is no reason to go on.
+    let (object, bytes) = &theirs[0];
+    std::fs::write(object, bytes).unwrap();
+    let store = Arc::new(FaultStore::new(local(f.path()), 1));
+    let repo = Repository::open(store.clone(), &SecretText::new(PASSWORD.into()), &env()).await.unwrap();
+    store.add(Rule::new(Fault::Error(strongroom::store::ErrorKind::NotFound)).on([Op::Get]).prefix("locks/"));
+    let lost = repo.lock(LockMode::Shared, &holder(), &Cancel::new()).await.err().unwrap();
+    assert_eq!(lost.kind(), Kind::Unavailable, "{}", lost.report());
 }
 
 #[tokio::test(flavor = "multi_thread")]
