@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use super::STALE_SECONDS;
 use super::dead::ProcessMark;
+use super::relied::Relied;
+use crate::crypto::sha256;
 use crate::error::{Error, Kind, Result};
 use crate::model::{Id, Time};
 use crate::repository::{Repository, raw};
@@ -81,7 +83,7 @@ pub(super) fn key(id: &Id) -> Result<Key> {
     Ok(Key::new(format!("locks/{id}"))?)
 }
 
-pub(super) async fn write(repo: &Repository, mode: LockMode, holder: &LockHolder, time: Time) -> Result<Id> {
+pub(super) async fn write(repo: &Repository, mode: LockMode, holder: &LockHolder, time: Time) -> Result<Relied> {
     let file = LockFile {
         time,
         exclusive: mode == LockMode::Exclusive,
@@ -91,7 +93,9 @@ pub(super) async fn write(repo: &Repository, mode: LockMode, holder: &LockHolder
         process: ProcessMark::of(holder.pid),
     };
     let sealed = raw::encode(repo.key(), repo.format_version(), &file)?;
-    raw::save(repo.store().as_ref(), "locks", sealed).await
+    let relied = Relied::on(sha256(&sealed));
+    raw::save(repo.store().as_ref(), "locks", sealed).await?;
+    Ok(relied)
 }
 
 pub(super) async fn remove(repo: &Repository, id: &Id) -> Result<()> {

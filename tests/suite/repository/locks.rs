@@ -213,7 +213,7 @@ async fn a_lock_that_is_refreshed_while_it_is_looked_at_is_seen() {
     std::fs::write(object, bytes).unwrap();
     let store = Arc::new(FaultStore::new(local(f.path()), 1));
     let repo = Repository::open(store.clone(), &SecretText::new(PASSWORD.into()), &env()).await.unwrap();
-    store.add(Rule::new(Fault::Error(strongroom::store::ErrorKind::NotFound)).on([Op::Get]).prefix("locks/"));
+    store.add(Rule::new(Fault::Error(ErrorKind::NotFound)).on([Op::Get]).prefix("locks/"));
     let lost = repo.lock(LockMode::Shared, &holder(), &Cancel::new()).await.err().unwrap();
     assert_eq!(lost.kind(), Kind::Unavailable, "{}", lost.report());
 }
@@ -223,6 +223,29 @@ async fn a_dropped_lock_is_removed() {
     let f = Fixture::new().await;
     drop(f.lock(LockMode::Exclusive).await.unwrap());
     crate::faults::until("it is gone", || f.objects("locks").is_empty());
+}
+
+/// An outage when a run ended: its lock names a process that lives on, and no longer cares for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lock_that_could_not_be_deleted_is_in_nobodys_way() {
+    let f = Fixture::new().await;
+    let store = Arc::new(FaultStore::new(local(f.path()), 1));
+    let repo = Repository::open(store.clone(), &SecretText::new(PASSWORD.into()), &env()).await.unwrap();
+    store.add(Rule::new(Fault::Error(ErrorKind::Unavailable)).on([Op::Delete]).prefix("locks/").when(When::First(2)));
+    let left = repo.lock(LockMode::Exclusive, &holder(), &Cancel::new()).await.unwrap();
+    assert_eq!(f.lock(LockMode::Shared).await.err().unwrap().kind(), Kind::Locked, "it is relied on");
+    assert_eq!(left.release().await.unwrap_err().kind(), Kind::Unavailable);
+    drop(left);
+    crate::faults::until("it was tried once more", || store.writes().iter().filter(|w| w.op == Op::Delete).count() == 2);
+    assert_eq!(f.objects("locks").len(), 1);
+    let lock = repo.lock(LockMode::Shared, &holder(), &Cancel::new()).await.unwrap();
+    assert!(!lock.follows_a_killed_run());
+    assert_eq!(f.objects("locks").len(), 1);
+    // What is in use stays, also by the word of another handle of this process.
+    assert_eq!(f.repo.remove_dead_locks("test-host", &|_| false).await.unwrap().0, 0);
+    lock.verify().await.unwrap();
+    lock.release().await.unwrap();
+    assert!(f.objects("locks").is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -264,9 +287,7 @@ async fn credentials_that_may_only_read_are_told_apart() {
     let f = Fixture::new().await;
     f.backup(1, &files(&[("a", 1000, 1)])).await;
     let repo =
-        Repository::open(failing(f.path(), 0, strongroom::store::ErrorKind::Denied), &SecretText::new(PASSWORD.into()), &env())
-            .await
-            .unwrap();
+        Repository::open(failing(f.path(), 0, ErrorKind::Denied), &SecretText::new(PASSWORD.into()), &env()).await.unwrap();
     assert_eq!(repo.lock(LockMode::Shared, &holder(), &Cancel::new()).await.err().unwrap().kind(), Kind::Denied);
     assert!(contents(&repo).await == f.contents().await);
 }
