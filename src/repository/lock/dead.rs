@@ -11,7 +11,7 @@ use super::file::{LockFile, load_all, remove};
 use super::relied::is_relied_on;
 use crate::error::Result;
 use crate::repository::Repository;
-use crate::runtime::Cancel;
+use crate::runtime::{Cancel, process};
 
 /// Tells a process from others of its number.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,7 +34,12 @@ impl ProcessMark {
     /// Whether it is certain that the process runs no more.
     pub(super) fn is_gone(&self, pid: u32) -> bool {
         let visible = here().is_some_and(|(boot, namespace)| boot == self.boot && namespace == self.namespace);
-        visible && started(pid) != Some(self.started)
+        visible
+            && match started(pid) {
+                Some(started) => started != self.started,
+                // Hidden from us, it may be there all the same.
+                None => !process::exists(pid),
+            }
     }
 }
 

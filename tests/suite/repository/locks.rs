@@ -10,6 +10,7 @@ use strongroom::store::fault::{Fault, FaultStore, Logged, Op, Rule, When};
 
 use super::*;
 use crate::support::judges;
+use crate::support::namespace::{Need, is_root_or_passed_as_root};
 
 /// Now, because the local store compares its clock with the file system's.
 static START: LazyLock<i64> = LazyLock::new(|| SystemClock.now().secs);
@@ -263,6 +264,40 @@ async fn locks_of_killed_processes_are_removed_and_others_are_not() {
     assert!(lock.follows_a_killed_run());
     lock.release().await.unwrap();
     std::mem::forget(left);
+}
+
+/// What is mounted there; unmounted when dropped.
+struct Mounted(String);
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        std::process::Command::new("umount").arg(&self.0).status().unwrap();
+    }
+}
+
+/// `/proc` may hide other users' processes: here it hides one behind an empty directory.
+#[test]
+fn a_process_that_is_hidden_is_not_dead() {
+    let name = "a_process_that_is_hidden_is_not_dead";
+    if !is_root_or_passed_as_root(module_path!(), name, Need::Mounts) {
+        return;
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let f = Fixture::new().await;
+        let mut process = std::process::Command::new("sleep").arg("600").spawn().unwrap();
+        let theirs = LockHolder { pid: process.id(), ..holder() };
+        let held = f.repo.lock(LockMode::Shared, &theirs, &Cancel::new()).await.unwrap();
+        let place = Mounted(format!("/proc/{}", process.id()));
+        let mounted = std::process::Command::new("mount").args(["-t", "tmpfs", "none", &place.0]).status().unwrap();
+        assert!(mounted.success() && !Path::new(&place.0).join("stat").exists());
+        assert_eq!(f.lock(LockMode::Exclusive).await.err().unwrap().kind(), Kind::Locked);
+        drop(place);
+        process.kill().unwrap();
+        process.wait().unwrap();
+        f.lock(LockMode::Exclusive).await.unwrap().release().await.unwrap();
+        std::mem::forget(held);
+    });
 }
 
 #[tokio::test(flavor = "multi_thread")]
