@@ -150,6 +150,7 @@ fn candidate(snapshot: &Snapshot, altered: bool, base: Option<&BaseBackup>) -> C
     let file = &snapshot.file;
     Candidate {
         id: snapshot.id,
+        origin: file.original.unwrap_or(snapshot.id),
         time: file.time,
         end: Some(base.map_or_else(|| file.end(), |b| b.stopped)),
         job: file.tag("job").map(str::to_owned),

@@ -22,11 +22,11 @@ pub(super) enum Source {
     Store,
 }
 
-/// Hands every index file to `add`, in no order, with what `into` collects. Files that are gone by now were replaced by
-/// others and are passed over.
+/// Hands every index file to `add`, in no order, with what `into` collects. Files that are gone by now, and no longer
+/// listed, were replaced by others and are passed over.
 ///
 /// # Errors
-/// The first error of `add`, which gets the errors of single files; failures of the store other than "gone".
+/// The first error of `add`, which gets the errors of single files; failures of the store to list.
 pub(super) async fn read_all<T: Send + 'static>(
     repo: &Repository,
     listed: Vec<(Id, ObjectMeta)>,
@@ -38,16 +38,17 @@ pub(super) async fn read_all<T: Send + 'static>(
     let decoding = {
         let repo = repo.clone();
         tokio::task::spawn_blocking(move || {
+            let mut missing = Vec::new();
             let mut decoder = raw::Decoder::default();
             while let Some((id, loaded)) = receiver.blocking_recv() {
                 let file =
                     loaded.and_then(|bytes| decoder.decode(repo.key(), &bytes)).context(|| format!("read index {}", id.short()));
                 match file {
-                    Err(e) if e.kind() == Kind::NotFound => {}
+                    Err(e) if e.kind() == Kind::NotFound => missing.push(id),
                     file => add(&mut into, id, file)?,
                 }
             }
-            Ok(into)
+            Ok::<_, Error>((into, add, missing))
         })
     };
     let load = |id: Id| async move {
@@ -65,5 +66,10 @@ pub(super) async fn read_all<T: Send + 'static>(
         }
     }
     drop(sender);
-    decoding.await.map_err(|e| Error::new(Kind::Bug, "an index thread ended").because(e))?
+    let (mut into, mut add, missing) =
+        decoding.await.map_err(|e| Error::new(Kind::Bug, "an index thread ended").because(e))??;
+    for id in raw::contradicted(repo.store().as_ref(), "index", missing).await? {
+        add(&mut into, id, Err(raw::contradiction().context(format!("read index {}", id.short()))))?;
+    }
+    Ok(into)
 }

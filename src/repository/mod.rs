@@ -36,7 +36,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
-use futures::{StreamExt, TryStreamExt};
+use futures::StreamExt;
 use tokio::runtime::Handle;
 
 pub use adopt::adopt_orphans;
@@ -278,17 +278,20 @@ impl Repository {
                 };
                 Ok::<_, Error>(Snapshot { id, file: raw::decode(self.key(), &bytes)? })
             };
-            loaded.await.context(|| format!("read snapshot {}", id.short()))
+            (id, loaded.await)
         };
-        // Removed between the listing and the read, a snapshot is gone, not unreadable.
-        let present = |r: Result<Snapshot>| async move {
-            match r {
-                Err(e) if e.kind() == Kind::NotFound => None,
-                r => Some(r),
+        let mut loads = futures::stream::iter(listed).map(load).buffer_unordered(8);
+        let (mut snapshots, mut missing) = (Vec::new(), Vec::new());
+        while let Some((id, loaded)) = loads.next().await {
+            match loaded {
+                // Removed between the listing and the read, a snapshot is gone, not unreadable: looked at below.
+                Err(e) if e.kind() == Kind::NotFound => missing.push(id),
+                loaded => snapshots.push(loaded.context(|| format!("read snapshot {}", id.short()))?),
             }
-        };
-        let mut snapshots: Vec<Snapshot> =
-            futures::stream::iter(listed).map(load).buffer_unordered(8).filter_map(present).try_collect().await?;
+        }
+        if let Some(id) = raw::contradicted(self.store().as_ref(), "snapshots", missing).await?.first() {
+            return Err(raw::contradiction().context(format!("read snapshot {}", id.short())));
+        }
         snapshots.sort_by_key(|s| (s.file.time, s.id));
         Ok(snapshots)
     }

@@ -3,6 +3,7 @@
 //! Plain form: `0x02 ‖ zstd(JSON)`, or JSON as it is in repositories of version 1 (first byte `{` or `[`). The name is
 //! the SHA-256 of the stored bytes, so every load checks it and reads once more before it gives up.
 
+use std::collections::HashSet;
 use std::io::{self, BufWriter, Read as _};
 
 use serde::Serialize;
@@ -101,4 +102,20 @@ pub(super) async fn list(store: &dyn Store, folder: &str) -> Result<Vec<(Id, cra
     let prefix = format!("{folder}/");
     let metas: Vec<_> = store.list(&prefix).try_collect().await.map_err(Error::from).context(|| format!("list {prefix}"))?;
     Ok(metas.into_iter().filter_map(|m| Some((m.key.as_str().rsplit('/').next()?.parse().ok()?, m))).collect())
+}
+
+/// Of files that were listed and of which the store said then that they do not exist, those that it still lists: these
+/// were not removed meanwhile, and a store that contradicts itself is not believed. Asks nothing if there are none.
+pub(super) async fn contradicted(store: &dyn Store, folder: &str, mut missing: Vec<Id>) -> Result<Vec<Id>> {
+    if !missing.is_empty() {
+        let listed: HashSet<Id> = list(store, folder).await?.into_iter().map(|(id, _)| id).collect();
+        missing.retain(|id| listed.contains(id));
+    }
+    Ok(missing)
+}
+
+/// What is wrong with a file that [`contradicted`] names.
+pub(super) fn contradiction() -> Error {
+    Error::new(Kind::Corrupt, "the store lists it and says that it does not exist")
+        .hint("Something between here and the store may give wrong answers: try again, and check the way to the store.")
 }

@@ -159,12 +159,16 @@ async fn load_snapshots(repo: &Repository, findings: &mut Findings) -> Result<Ve
         (id, loaded)
     };
     let mut loads = futures::stream::iter(listed).map(load).buffer_unordered(8);
-    let mut snapshots = Vec::new();
+    let (mut snapshots, mut missing) = (Vec::new(), Vec::new());
     while let Some((id, loaded)) = loads.next().await {
         match loaded {
             Ok(file) => snapshots.push(Snapshot { id, file }),
+            Err(e) if e.kind() == Kind::NotFound => missing.push(id),
             Err(e) => keep_damage(e, "snapshot", &id, findings)?,
         }
+    }
+    for id in raw::contradicted(repo.store().as_ref(), "snapshots", missing).await? {
+        keep_damage(raw::contradiction(), "snapshot", &id, findings)?;
     }
     snapshots.sort_by_key(|s| (s.file.time, s.id));
     Ok(snapshots)
@@ -244,10 +248,9 @@ async fn list_packs(repo: &Repository, facts: &mut HashMap<Id, PackFacts>) -> Re
     Ok(orphans)
 }
 
-/// Damage becomes a finding; that the store cannot be reached remains an error. What is gone was removed by others.
+/// Damage becomes a finding; that the store cannot be reached remains an error.
 fn keep_damage(e: Error, folder: &str, id: &Id, findings: &mut Findings) -> Result<()> {
     match e.kind() {
-        Kind::NotFound => Ok(()),
         Kind::Corrupt => {
             findings.add(Finding::error(format!("{folder} {id} cannot be read: {}", e.chain())));
             Ok(())

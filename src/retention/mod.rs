@@ -4,9 +4,9 @@
 //! given out by [`Plan::removals`], after the guards.
 //!
 //! # Rules
-//! `last: n` keeps the newest n snapshots. `hourly`, `daily`, `weekly` (ISO, from Monday), `monthly` and `yearly: n` keep the
-//! newest snapshot of each of the newest n periods **that have one**; periods are those of a calendar in one time
-//! zone (UTC where none is set). `within: d` keeps everything at most d older than the newest snapshot. A snapshot
+//! `last: n` keeps the newest n snapshots (one that is there twice, because it is being rewritten, counts once). `hourly`,
+//! `daily`, `weekly` (ISO, from Monday), `monthly` and `yearly: n` keep the newest snapshot of each of the newest n periods
+//! **that have one**; periods are those of a calendar in one time zone (UTC where none is set). `within: d` keeps everything at most d older than the newest snapshot. A snapshot
 //! stays if any rule keeps it. No rule at all keeps everything.
 //!
 //! `recovery_window: d` keeps what recovery to any time of the last d needs: every snapshot that ended in that time, and

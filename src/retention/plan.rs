@@ -13,6 +13,8 @@ use crate::model::{Id, SystemId, Time};
 pub struct Candidate {
     /// Its id.
     pub id: Id,
+    /// The id it had at first, where it was rewritten since; else its id. Two of one origin are one backup.
+    pub origin: Id,
     /// When it was begun.
     pub time: Time,
     /// When its data was whole, where that is known.

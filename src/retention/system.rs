@@ -31,9 +31,13 @@ pub(super) fn kept_by_rules(counted: &[&Candidate], keep: &Keep, guards: &Guards
             if newer.iter().filter(|t| **t > own.time).count() >= count as usize {
                 continue;
             }
-            for (used, c) in (1..=count).zip(heads(name, history, &guards.zone)) {
+            let mut filled = 0;
+            for (used, c) in heads(name, history, &guards.zone).into_iter().filter(|(used, _)| *used <= count) {
                 kept.entry(c.id).or_default().push(format!("{name} {used} of {count}{}", of(history, &systems)));
-                newer.push(c.time);
+                if used > filled {
+                    filled = used;
+                    newer.push(c.time);
+                }
             }
         }
     }
@@ -74,14 +78,21 @@ fn of(history: &History<'_>, systems: &[History<'_>]) -> String {
     }
 }
 
-/// The newest snapshot of each period. A period is recognised by its number; snapshots are sorted, so the first of a
-/// period is its newest.
-fn heads<'a>(name: &str, history: &History<'a>, zone: &TimeZone) -> Vec<&'a Candidate> {
+/// The newest snapshot of each period, with the period's number, from 1. A period is recognised by its number in the
+/// calendar; snapshots are sorted, so the first of a period is its newest. For `last` each backup is a period of its own:
+/// while a snapshot is rewritten, it is there twice, and both stay for one.
+fn heads<'a>(name: &str, history: &History<'a>, zone: &TimeZone) -> Vec<(u32, &'a Candidate)> {
     if name == "last" {
-        return history.clone();
+        let mut backups: BTreeMap<Id, u32> = BTreeMap::new();
+        let number = |c: &&'a Candidate| {
+            let next = u32::try_from(backups.len()).map_or(u32::MAX, |before| before.saturating_add(1));
+            (*backups.entry(c.origin).or_insert(next), *c)
+        };
+        return history.iter().map(number).collect();
     }
     let mut seen = BTreeSet::new();
-    history.iter().copied().filter(|c| period(name, c.time, zone).is_some_and(|p| seen.insert(p))).collect()
+    let heads = history.iter().copied().filter(|c| period(name, c.time, zone).is_some_and(|p| seen.insert(p)));
+    (1..).zip(heads).collect()
 }
 
 /// What recovery to any time of the window needs: of each system what ended in it, and the newest that ended before.

@@ -22,6 +22,7 @@ fn id(n: u32) -> Id {
 fn snapshot(n: u32, time: Time) -> Candidate {
     Candidate {
         id: id(n),
+        origin: id(n),
         time,
         end: None,
         job: Some("main".into()),
@@ -94,6 +95,21 @@ fn each_rule_keeps_the_newest_of_each_of_its_periods() {
         assert!(got.iter().zip(want).all(|(g, w)| g.contains(w)), "{keep:?}: {got:?}");
     }
     assert_eq!(kept(&list, &none(), &guards()).len(), list.len(), "no rule keeps everything");
+}
+
+/// While one is rewritten, and after that was cut short, both are there.
+#[test]
+fn a_rewritten_snapshot_counts_once() {
+    let mut list = all(&["2026-11-21T11:00:00Z", "2026-11-21T11:00:00Z", "2026-11-20T11:00:00Z", "2026-11-19T11:00:00Z"]);
+    // Whichever of the two has the greater id.
+    for (rewritten, first) in [(0, 1), (1, 0)] {
+        list[rewritten].origin = list[first].id;
+        list[first].origin = list[first].id;
+        let plan = plan("main", &list, &Keep { last: Some(2), ..none() }, &forced());
+        let last = |at: usize| plan.decisions[at].reasons.last().unwrap().as_str();
+        assert_eq!([last(0), last(1), last(2)], ["last 1 of 2", "last 1 of 2", "last 2 of 2"]);
+        assert_eq!(plan.removals().unwrap(), [id(3)]);
+    }
 }
 
 #[test]

@@ -9,7 +9,7 @@ use tokio::task::JoinHandle;
 use super::super::lock_holder;
 use crate::error::{Context, Result};
 use crate::model::JobName;
-use crate::runtime::Cancel;
+use crate::runtime::{Cancel, process};
 use crate::store::lease::{self, Lease};
 use crate::store::{ErrorKind, Key, Store};
 
@@ -79,7 +79,7 @@ fn is_dead(owner: &str) -> bool {
         .and_then(|rest| rest.strip_suffix(&format!(", {})", pid_space())));
     let Some(pid) = of_here.and_then(|pid| pid.parse::<u32>().ok()) else { return false };
     // Our own number on a lease that we ask for is another run of this process, which is alive.
-    pid != holder.pid && std::path::Path::new("/proc/self").exists() && !std::path::Path::new(&format!("/proc/{pid}")).exists()
+    pid != holder.pid && std::path::Path::new("/proc/self").exists() && !process::exists(pid)
 }
 
 impl Held {

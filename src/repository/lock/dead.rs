@@ -8,9 +8,10 @@
 use serde::{Deserialize, Serialize};
 
 use super::file::{LockFile, load_all, remove};
+use super::relied::is_relied_on;
 use crate::error::Result;
 use crate::repository::Repository;
-use crate::runtime::Cancel;
+use crate::runtime::{Cancel, process};
 
 /// Tells a process from others of its number.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,7 +34,12 @@ impl ProcessMark {
     /// Whether it is certain that the process runs no more.
     pub(super) fn is_gone(&self, pid: u32) -> bool {
         let visible = here().is_some_and(|(boot, namespace)| boot == self.boot && namespace == self.namespace);
-        visible && started(pid) != Some(self.started)
+        visible
+            && match started(pid) {
+                Some(started) => started != self.started,
+                // Hidden from us, it may be there all the same.
+                None => !process::exists(pid),
+            }
     }
 }
 
@@ -53,13 +59,28 @@ fn started(pid: u32) -> Option<u64> {
     fields.split_ascii_whitespace().nth(19)?.parse().ok()
 }
 
-/// Removes locks of processes of this machine that no longer run. Returns how many.
-pub(super) async fn remove_dead_here(repo: &Repository, hostname: &str) -> Result<usize> {
-    let mut removed = 0;
+/// Locks that were removed.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Removed {
+    /// Of processes that no longer run.
+    pub(super) killed: usize,
+    /// Of this process, which does not rely on them.
+    pub(super) abandoned: usize,
+}
+
+/// Removes locks of processes of this machine that no longer run, and those that this one could not delete when it was done.
+pub(super) async fn remove_dead_here(repo: &Repository, hostname: &str) -> Result<Removed> {
+    let mut removed = Removed::default();
+    let me = std::process::id();
+    let mark = ProcessMark::of(me);
     for (id, file) in load_all(repo, &Cancel::new()).await? {
+        let ours = file.hostname == hostname && file.pid == me && file.process.is_some() && file.process == mark;
         if file.is_dead_here(hostname) {
             remove(repo, &id).await?;
-            removed += 1;
+            removed.killed += 1;
+        } else if ours && !is_relied_on(&id) {
+            remove(repo, &id).await?;
+            removed.abandoned += 1;
         }
     }
     Ok(removed)
@@ -72,7 +93,8 @@ pub(in crate::repository) async fn remove_dead(
     hostname: &str,
     is_ours: &(dyn Fn(&LockFile) -> bool + Send + Sync),
 ) -> Result<(usize, Vec<LockFile>)> {
-    let mut removed = remove_dead_here(repo, hostname).await?;
+    let here = remove_dead_here(repo, hostname).await?;
+    let mut removed = here.killed + here.abandoned;
     let now = repo.store().now().await?;
     let mut left = Vec::new();
     for (id, file) in load_all(repo, &Cancel::new()).await? {

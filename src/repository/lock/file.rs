@@ -1,16 +1,22 @@
 //! Lock files: reading and writing them.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::STALE_SECONDS;
 use super::dead::ProcessMark;
+use super::relied::Relied;
+use crate::crypto::sha256;
 use crate::error::{Error, Kind, Result};
 use crate::model::{Id, Time};
 use crate::repository::{Repository, raw};
 use crate::runtime::Cancel;
 use crate::store::Key;
+
+/// Locks are listed at most so often for one look at them.
+const LISTINGS: u32 = 20;
 
 /// Whether others may hold locks at the same time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,7 +83,7 @@ pub(super) fn key(id: &Id) -> Result<Key> {
     Ok(Key::new(format!("locks/{id}"))?)
 }
 
-pub(super) async fn write(repo: &Repository, mode: LockMode, holder: &LockHolder, time: Time) -> Result<Id> {
+pub(super) async fn write(repo: &Repository, mode: LockMode, holder: &LockHolder, time: Time) -> Result<Relied> {
     let file = LockFile {
         time,
         exclusive: mode == LockMode::Exclusive,
@@ -87,40 +93,59 @@ pub(super) async fn write(repo: &Repository, mode: LockMode, holder: &LockHolder
         process: ProcessMark::of(holder.pid),
     };
     let sealed = raw::encode(repo.key(), repo.format_version(), &file)?;
-    raw::save(repo.store().as_ref(), "locks", sealed).await
+    let relied = Relied::on(sha256(&sealed));
+    raw::save(repo.store().as_ref(), "locks", sealed).await?;
+    Ok(relied)
 }
 
 pub(super) async fn remove(repo: &Repository, id: &Id) -> Result<()> {
     Ok(repo.store().delete(&key(id)?).await?)
 }
 
-/// All locks. A lock that vanishes meanwhile is none; an empty one is none (a broken write of others).
+/// All locks that were there at one time; an empty one is none (a broken write of others).
+///
+/// A refreshed lock has another name and its old one is deleted: between a listing and the read of what it shows, the
+/// new object goes unseen and the old one is gone. So if one vanished, it is listed again until all of a listing was read.
+///
+/// # Errors
+/// A lock that cannot be read; [`Kind::Unavailable`] if locks keep vanishing; the store's failures.
 pub(in crate::repository) async fn load_all(repo: &Repository, cancel: &Cancel) -> Result<Vec<(Id, LockFile)>> {
-    let mut out = Vec::new();
-    for (id, meta) in raw::list(repo.store().as_ref(), "locks").await? {
-        if meta.size == 0 {
-            continue;
+    let mut read: HashMap<Id, LockFile> = HashMap::new();
+    for _ in 0..LISTINGS {
+        let mut whole = true;
+        let mut out = Vec::new();
+        for (id, _) in raw::list(repo.store().as_ref(), "locks").await?.into_iter().filter(|(_, meta)| meta.size > 0) {
+            let known = read.remove(&id);
+            match if known.is_some() { known } else { load(repo, &id, cancel).await? } {
+                Some(file) => out.push((id, file)),
+                None => whole = false,
+            }
         }
-        let mut waits = [1u64, 5, 10].into_iter();
-        loop {
-            let loaded =
-                raw::load(repo.store().as_ref(), "locks", &id).await.and_then(|b| raw::decode::<LockFile>(repo.key(), &b));
-            match loaded {
-                Ok(file) => out.push((id, file)),
-                Err(e) if e.kind() == Kind::NotFound => {}
-                Err(e) => {
-                    let Some(seconds) = waits.next() else { return Err(unreadable(&id, e)) };
-                    tokio::select! {
-                        () = cancel.cancelled() => cancel.check()?,
-                        () = tokio::time::sleep(Duration::from_secs(seconds)) => {}
-                    }
-                    continue;
+        if whole {
+            return Ok(out);
+        }
+        read = out.into_iter().collect();
+    }
+    Err(Error::new(Kind::Unavailable, format!("the locks at {} vanish faster than they can be read", repo.store().location()))
+        .hint("Try again. If it stays so, something between here and the store gives wrong answers."))
+}
+
+/// `None` if it is gone.
+async fn load(repo: &Repository, id: &Id, cancel: &Cancel) -> Result<Option<LockFile>> {
+    let mut waits = [1u64, 5, 10].into_iter();
+    loop {
+        match raw::load(repo.store().as_ref(), "locks", id).await.and_then(|b| raw::decode::<LockFile>(repo.key(), &b)) {
+            Ok(file) => return Ok(Some(file)),
+            Err(e) if e.kind() == Kind::NotFound => return Ok(None),
+            Err(e) => {
+                let Some(seconds) = waits.next() else { return Err(unreadable(id, e)) };
+                tokio::select! {
+                    () = cancel.cancelled() => cancel.check()?,
+                    () = tokio::time::sleep(Duration::from_secs(seconds)) => {}
                 }
             }
-            break;
         }
     }
-    Ok(out)
 }
 
 fn unreadable(id: &Id, e: Error) -> Error {

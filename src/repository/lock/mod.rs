@@ -8,10 +8,12 @@
 //! five minutes the lock is written anew and the old one deleted. A lock not refreshed for 30 minutes is stale: stock
 //! clients then allow `unlock` to remove it, so a writer that slept that long must not commit on it ([`RepoLock::verify`]).
 //!
-//! What leaks on a crash: the lock object. [`dead`] removes it once its holder is proven gone.
+//! What leaks on a crash, or where a lock could not be deleted: the lock object. [`dead`] removes it once its holder is
+//! proven gone, or is this process and does not rely on it any more ([`relied`]).
 
 mod dead;
 mod file;
+mod relied;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,6 +21,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
+use self::relied::Relied;
 use super::Repository;
 use crate::error::{Context, Error, Kind, Result};
 use crate::model::{Id, Time};
@@ -65,7 +68,7 @@ struct Held {
 /// The objects of a lock.
 struct Current {
     /// The newest; `None` once it was released.
-    id: Option<Id>,
+    id: Option<Relied>,
     /// When that was written, by our clock.
     time: Time,
     /// Older ones that could not be deleted.
@@ -76,7 +79,7 @@ impl Drop for Held {
     fn drop(&mut self) {
         self.stop.cancel();
         let Current { id, leftovers, .. } = self.current.get_mut();
-        let objects: Vec<Id> = id.take().into_iter().chain(leftovers.drain(..)).collect();
+        let objects: Vec<Id> = id.take().map(|relied| relied.id()).into_iter().chain(leftovers.drain(..)).collect();
         if !objects.is_empty() {
             let repo = self.repo.clone();
             self.repo.runtime().spawn(async move {
@@ -96,18 +99,18 @@ pub(super) async fn acquire(repo: &Repository, mode: LockMode, holder: &LockHold
     let began = Instant::now();
     conflict(repo, mode, None, cancel).await?;
     let time = repo.clock().now();
-    let id = file::write(repo, mode, holder, time).await.context(|| "write a lock")?;
+    let relied = file::write(repo, mode, holder, time).await.context(|| "write a lock")?;
     let written = Instant::now();
     // Held from here on, so that it is removed if this call fails or is dropped.
     let lock = RepoLock(Arc::new(Held {
         repo: repo.clone(),
         holder: holder.clone(),
         mode,
-        current: Mutex::new(Current { id: Some(id), time, leftovers: Vec::new() }),
+        current: Mutex::new(Current { id: Some(relied), time, leftovers: Vec::new() }),
         unsettled: tokio::sync::Mutex::new(Some(written)),
         turn: tokio::sync::Mutex::new(()),
         stop: Cancel::new(),
-        after_dead: dead > 0,
+        after_dead: dead.killed > 0,
     }));
     let may_wait = mode == LockMode::Shared && written.duration_since(began) < PROMPT;
     if !may_wait && let Err(e) = lock.0.settle(cancel).await {
@@ -176,18 +179,18 @@ impl Held {
         let (old, written) = self.current()?;
         self.must_exist(&old).await?;
         let time = self.repo.clock().now();
-        let id = file::write(&self.repo, self.mode, &self.holder, time).await?;
+        let new = file::write(&self.repo, self.mode, &self.holder, time).await?;
         if time.seconds_since(written).abs() > TRUSTED_SECONDS {
             // Somebody may have judged the old one stale and be removing it right now.
             tokio::time::sleep(SETTLE).await;
             if let Err(lost) = self.must_exist(&old).await {
-                file::remove(&self.repo, &id).await?;
+                file::remove(&self.repo, &new.id()).await?;
                 return Err(lost);
             }
         }
         {
             let mut current = self.current.lock();
-            current.id = Some(id);
+            current.id = Some(new);
             current.time = time;
             current.leftovers.push(old);
         }
@@ -200,8 +203,8 @@ impl Held {
 
     fn current(&self) -> Result<(Id, Time)> {
         let current = self.current.lock();
-        let id = current.id.ok_or_else(|| Error::new(Kind::Bug, "a lock was used after its release"))?;
-        Ok((id, current.time))
+        let relied = current.id.as_ref().ok_or_else(|| Error::new(Kind::Bug, "a lock was used after its release"))?;
+        Ok((relied.id(), current.time))
     }
 
     async fn remove_leftovers(&self) -> Result<()> {
@@ -255,13 +258,14 @@ impl RepoLock {
     /// Ends the refreshing and deletes the lock. Safe to repeat after a failure.
     ///
     /// # Errors
-    /// The store's failures; it is tried once more when the last clone is dropped, else the lock is removed as dead later.
+    /// The store's failures; it is tried once more when the last clone is dropped, else the next lock that this machine takes
+    /// removes it.
     pub async fn release(&self) -> Result<()> {
         self.0.stop.cancel();
         let _turn = self.0.turn.lock().await;
         {
             let mut current = self.0.current.lock();
-            let last = current.id.take();
+            let last = current.id.take().map(|relied| relied.id());
             current.leftovers.extend(last);
         }
         self.0.remove_leftovers().await.context(|| "remove the lock")

@@ -19,6 +19,8 @@ use std::time::Duration;
 
 pub use child::{Child, Exit};
 pub use pipe::{Input, Output};
+use rustix::io::Errno;
+use rustix::process::{Pid, test_kill_process};
 
 use super::secret::commands_allowed;
 use super::{Cancel, Secret};
@@ -29,6 +31,15 @@ const GRACE: Duration = Duration::from_secs(5);
 
 /// What commands get of our own environment, where set, beside what they are given.
 pub const INHERITED: &[&str] = &["PATH", "HOME", "USER", "LOGNAME", "LANG", "TZ", "TMPDIR"];
+
+/// Whether there is a process of this number, by the word of the kernel and not of `/proc`, which may hide those of other
+/// users (`hidepid`, systemd's `ProtectProc=`).
+#[must_use]
+pub fn exists(pid: u32) -> bool {
+    let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return false };
+    // Sends nothing. That it would not be allowed to tells of a process, too.
+    test_kill_process(pid) != Err(Errno::SRCH)
+}
 
 /// A program to start: path, arguments, environment, pipes, limits.
 #[derive(Clone)]

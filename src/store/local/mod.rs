@@ -2,8 +2,8 @@
 //!
 //! An object is a file of the same name (mode 0600, directories 0700). A put writes a temporary file in `.tmp/` below
 //! the root, syncs it, renames it into place (with "do not replace" for creates) and syncs the directory: a reader sees
-//! all or nothing, and what was acknowledged survives a power cut. A removal is not synced: after a power cut a removed
-//! object may be back, whole.
+//! all or nothing, and what was acknowledged survives a power cut. Removals of snapshots and index files are
+//! synced, too, because what they refer to is removed after them; after a power cut any other removed object may be back, whole.
 //!
 //! **Updates** compare and rename under an exclusive `flock` on `.tmp/lock`; overwrites and removals take it shared for
 //! the moment of the rename. So they are correct between processes, also over NFS where the server does locks.

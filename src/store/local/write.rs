@@ -16,6 +16,10 @@ use crate::store::{Error, ErrorKind, Key, Payload, PutMode, Result, Version};
 /// Leftovers of killed puts are removed after this many seconds; no put takes that long.
 const LEFTOVER: f64 = 86_400.0;
 
+/// What refers to other objects, which are removed after it: back after a power cut, it would refer to nothing. Everything
+/// else may be back; removals are many, and syncing each would take long.
+const SYNCED_REMOVALS: [&str; 2] = ["snapshots/", "index/"];
+
 pub(super) fn put(s: &Inner, key: &Key, payload: &Payload, mode: &PutMode) -> Result<Version> {
     let target = s.path(key)?;
     let fail = |e: io::Error| match e.raw_os_error().map(Errno::from_raw_os_error) {
@@ -84,6 +88,9 @@ pub(super) fn delete(s: &Inner, key: &Key) -> Result<()> {
         std::fs::remove_file(&target)
     };
     match remove() {
+        Ok(()) if SYNCED_REMOVALS.iter().any(|folder| key.as_str().starts_with(folder)) => {
+            sync_dir(target.parent().unwrap_or(&s.root)).map_err(|e| s.error("delete", key, e))
+        }
         Ok(()) => Ok(()),
         Err(e) => match s.error("delete", key, e) {
             // Gone already, or never there; a key below a file is not there either.

@@ -19,8 +19,27 @@ pub(super) struct Failure {
     pub(super) credentials: bool,
 }
 
-/// A HEAD has no body, so that its answers have no code.
+/// Of a request whose answer has a body. "Not found" is believed only with the code of an S3 server: a proxy that does not
+/// know where to go says 404, too, and what it says of an object must not pass for the store's word.
 pub(super) fn explain<E>(what: impl Into<String>, bucket: &str, failed: SdkError<E, HttpResponse>) -> Failure
+where
+    E: ProvideErrorMetadata + StdError + Send + Sync + 'static,
+{
+    let status = failed.raw_response().map(|r| r.status().as_u16());
+    // Of an answer without a body the SDK says `NotFound` by itself.
+    let is_empty = failed.raw_response().is_none_or(|r| r.body().bytes().is_none_or(<[u8]>::is_empty));
+    let has_code = matches!(&failed, SdkError::ServiceError(s) if s.err().code().is_some_and(|c| !c.is_empty()));
+    if status == Some(404) && (is_empty || !has_code) {
+        let error = Error::new(ErrorKind::Unavailable, what)
+            .because("status 404 without an S3 error code")
+            .hint("This answer does not come from an S3 server: check `s3.endpoint` and what lies between.");
+        return Failure { error, status, credentials: false };
+    }
+    explain_head(what, bucket, failed)
+}
+
+/// Of a HEAD: it has no body, so that its answers have no code and the status must do.
+pub(super) fn explain_head<E>(what: impl Into<String>, bucket: &str, failed: SdkError<E, HttpResponse>) -> Failure
 where
     E: ProvideErrorMetadata + StdError + Send + Sync + 'static,
 {

@@ -27,7 +27,7 @@ use futures::stream::{self, BoxStream, StreamExt};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use self::errors::{Failure, explain};
+use self::errors::{Failure, explain, explain_head};
 use super::count::Request;
 use super::server::{ServerClock, full_key, short_key};
 use super::{
@@ -144,7 +144,7 @@ impl Inner {
         let meta = match asked {
             Ok(meta) => meta,
             Err(e) => {
-                let failure = explain(what(), &self.bucket, e);
+                let failure = explain_head(what(), &self.bucket, e);
                 // An answer to HEAD has no body and so no code: ask again for what it means, unless that is known.
                 let unclear =
                     failure.status.is_some_and(|s| s == 403 || s == 400 || (s == 404 && !self.known.load(Ordering::Relaxed)));
@@ -190,7 +190,17 @@ impl Inner {
                 let asked = client.list_objects_v2().bucket(&self.bucket).prefix(below).set_continuation_token(from).send().await;
                 let answer = asked.map_err(|e| explain(format!("list {prefix}* in {}", self.location), &self.bucket, e))?;
                 self.seen();
-                let next = if answer.is_truncated == Some(true) { answer.next_continuation_token } else { None };
+                let next = match (answer.is_truncated, answer.next_continuation_token) {
+                    (Some(true), None) => {
+                        let what = format!("list {prefix}* in {}", self.location);
+                        let error = Error::new(ErrorKind::Other, what)
+                            .because("the server says that there is more and not how to go on")
+                            .hint("This S3 server does not list as the protocol wants it: see whether a newer version does.");
+                        return Err(Failure { error, status: None, credentials: false });
+                    }
+                    (Some(true), token) => token,
+                    _ => None,
+                };
                 let objects = answer.contents.unwrap_or_default().into_iter().filter_map(|object| {
                     let key = short_key(&self.prefix, object.key.as_deref()?)?;
                     Some(ObjectMeta {
@@ -307,7 +317,7 @@ impl Store for S3Store {
                     let error = Error::new(ErrorKind::Other, format!("{} does not tell the time", s.location));
                     Err(Failure { error, status: None, credentials: false })
                 }
-                (Err(e), None) => Err(explain(format!("ask {} for the time", s.location), &s.bucket, e)),
+                (Err(e), None) => Err(explain_head(format!("ask {} for the time", s.location), &s.bucket, e)),
             }
         };
         s.call(ask).await.map_err(|f| f.error)

@@ -10,6 +10,7 @@ use strongroom::store::fault::{Fault, FaultStore, Logged, Op, Rule, When};
 
 use super::*;
 use crate::support::judges;
+use crate::support::namespace::{Need, is_root_or_passed_as_root};
 
 /// Now, because the local store compares its clock with the file system's.
 static START: LazyLock<i64> = LazyLock::new(|| SystemClock.now().secs);
@@ -192,11 +193,75 @@ async fn a_lock_that_was_long_in_coming_is_not_worked_under_before_a_second_look
     assert_eq!(f.objects("locks"), [object], "ours is gone");
 }
 
+/// The holder of an exclusive lock writes it anew and deletes the old one while we look: we have seen the old name only.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lock_that_is_refreshed_while_it_is_looked_at_is_seen() {
+    let f = Fixture::new().await;
+    let elsewhere = LockHolder { hostname: "elsewhere".into(), ..holder() };
+    let mut theirs = Vec::new();
+    for _ in 0..2 {
+        let lock = f.repo.lock(LockMode::Exclusive, &elsewhere, &Cancel::new()).await.unwrap();
+        let object = f.objects("locks").pop().unwrap();
+        theirs.push((object.clone(), std::fs::read(&object).unwrap()));
+        lock.release().await.unwrap();
+    }
+    // Whoever looks first looks for dead locks, and then for those that conflict.
+    for look in [1, 2] {
+        let [(old, bytes), (new, fresh)] = &theirs[..] else { unreachable!() };
+        std::fs::write(old, bytes).unwrap();
+        let store = Arc::new(FaultStore::new(local(f.path()), 1));
+        let repo = Repository::open(store.clone(), &SecretText::new(PASSWORD.into()), &env()).await.unwrap();
+        let refresh = {
+            let (old, new, fresh) = (old.clone(), new.clone(), fresh.clone());
+            Fault::Before(Arc::new(move |_: &Logged| {
+                std::fs::write(&new, &fresh).unwrap();
+                std::fs::remove_file(&old).unwrap();
+            }))
+        };
+        store.add(Rule::new(refresh).on([Op::Get]).prefix("locks/").when(When::Nth(look)));
+        let found = repo.lock(LockMode::Shared, &holder(), &Cancel::new()).await.err().unwrap();
+        assert_eq!(found.kind(), Kind::Locked, "{}", found.report());
+        assert_eq!(f.objects("locks"), [new.clone()]);
+        std::fs::remove_file(new).unwrap();
+    }
+    // One that the store always lists and never gives is no reason to go on.
+    let (object, bytes) = &theirs[0];
+    std::fs::write(object, bytes).unwrap();
+    let store = Arc::new(FaultStore::new(local(f.path()), 1));
+    let repo = Repository::open(store.clone(), &SecretText::new(PASSWORD.into()), &env()).await.unwrap();
+    store.add(Rule::new(Fault::Error(ErrorKind::NotFound)).on([Op::Get]).prefix("locks/"));
+    let lost = repo.lock(LockMode::Shared, &holder(), &Cancel::new()).await.err().unwrap();
+    assert_eq!(lost.kind(), Kind::Unavailable, "{}", lost.report());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dropped_lock_is_removed() {
     let f = Fixture::new().await;
     drop(f.lock(LockMode::Exclusive).await.unwrap());
     crate::faults::until("it is gone", || f.objects("locks").is_empty());
+}
+
+/// An outage when a run ended: its lock names a process that lives on, and no longer cares for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lock_that_could_not_be_deleted_is_in_nobodys_way() {
+    let f = Fixture::new().await;
+    let store = Arc::new(FaultStore::new(local(f.path()), 1));
+    let repo = Repository::open(store.clone(), &SecretText::new(PASSWORD.into()), &env()).await.unwrap();
+    store.add(Rule::new(Fault::Error(ErrorKind::Unavailable)).on([Op::Delete]).prefix("locks/").when(When::First(2)));
+    let left = repo.lock(LockMode::Exclusive, &holder(), &Cancel::new()).await.unwrap();
+    assert_eq!(f.lock(LockMode::Shared).await.err().unwrap().kind(), Kind::Locked, "it is relied on");
+    assert_eq!(left.release().await.unwrap_err().kind(), Kind::Unavailable);
+    drop(left);
+    crate::faults::until("it was tried once more", || store.writes().iter().filter(|w| w.op == Op::Delete).count() == 2);
+    assert_eq!(f.objects("locks").len(), 1);
+    let lock = repo.lock(LockMode::Shared, &holder(), &Cancel::new()).await.unwrap();
+    assert!(!lock.follows_a_killed_run());
+    assert_eq!(f.objects("locks").len(), 1);
+    // What is in use stays, also by the word of another handle of this process.
+    assert_eq!(f.repo.remove_dead_locks("test-host", &|_| false).await.unwrap().0, 0);
+    lock.verify().await.unwrap();
+    lock.release().await.unwrap();
+    assert!(f.objects("locks").is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -214,6 +279,40 @@ async fn locks_of_killed_processes_are_removed_and_others_are_not() {
     assert!(lock.follows_a_killed_run());
     lock.release().await.unwrap();
     std::mem::forget(left);
+}
+
+/// What is mounted there; unmounted when dropped.
+struct Mounted(String);
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        std::process::Command::new("umount").arg(&self.0).status().unwrap();
+    }
+}
+
+/// `/proc` may hide other users' processes: here it hides one behind an empty directory.
+#[test]
+fn a_process_that_is_hidden_is_not_dead() {
+    let name = "a_process_that_is_hidden_is_not_dead";
+    if !is_root_or_passed_as_root(module_path!(), name, Need::Mounts) {
+        return;
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let f = Fixture::new().await;
+        let mut process = std::process::Command::new("sleep").arg("600").spawn().unwrap();
+        let theirs = LockHolder { pid: process.id(), ..holder() };
+        let held = f.repo.lock(LockMode::Shared, &theirs, &Cancel::new()).await.unwrap();
+        let place = Mounted(format!("/proc/{}", process.id()));
+        let mounted = std::process::Command::new("mount").args(["-t", "tmpfs", "none", &place.0]).status().unwrap();
+        assert!(mounted.success() && !Path::new(&place.0).join("stat").exists());
+        assert_eq!(f.lock(LockMode::Exclusive).await.err().unwrap().kind(), Kind::Locked);
+        drop(place);
+        process.kill().unwrap();
+        process.wait().unwrap();
+        f.lock(LockMode::Exclusive).await.unwrap().release().await.unwrap();
+        std::mem::forget(held);
+    });
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -238,9 +337,7 @@ async fn credentials_that_may_only_read_are_told_apart() {
     let f = Fixture::new().await;
     f.backup(1, &files(&[("a", 1000, 1)])).await;
     let repo =
-        Repository::open(failing(f.path(), 0, strongroom::store::ErrorKind::Denied), &SecretText::new(PASSWORD.into()), &env())
-            .await
-            .unwrap();
+        Repository::open(failing(f.path(), 0, ErrorKind::Denied), &SecretText::new(PASSWORD.into()), &env()).await.unwrap();
     assert_eq!(repo.lock(LockMode::Shared, &holder(), &Cancel::new()).await.err().unwrap().kind(), Kind::Denied);
     assert!(contents(&repo).await == f.contents().await);
 }

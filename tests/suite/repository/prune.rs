@@ -3,6 +3,7 @@ use std::time::Duration;
 use strongroom::error::{Kind, Result};
 use strongroom::repository::{MaxUnused, PruneOptions, PruneStats, plan_prune};
 use strongroom::store::ErrorKind;
+use strongroom::store::fault::{Fault, FaultStore, Logged, Op, Rule, When};
 
 use super::*;
 use crate::support::judges;
@@ -271,4 +272,47 @@ async fn it_wants_an_exclusive_lock_and_stops_when_it_loses_it() {
             .unwrap_err();
     assert_eq!(failed.kind(), Kind::Locked, "{}", failed.report());
     assert_eq!(fixture.objects("data"), before);
+}
+
+/// Something on the way says once that a listed object does not exist.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listed_object_that_is_said_not_to_exist_stops_everything() {
+    let fixture = Fixture::new().await;
+    let days = six_days(&fixture).await;
+    for folder in ["snapshots/", "index/"] {
+        let store = Arc::new(FaultStore::new(local(fixture.path()), 1));
+        let repo = Repository::open(store.clone(), &SecretText::new(PASSWORD.into()), &env()).await.unwrap();
+        let lie = || {
+            store.clear();
+            store.add(Rule::new(Fault::Error(ErrorKind::NotFound)).on([Op::Get]).prefix(folder).when(When::Nth(1)));
+        };
+        lie();
+        let refused = prune(&repo, strict()).await.unwrap_err();
+        assert_eq!(refused.kind(), Kind::Corrupt, "{}", refused.report());
+        assert!(refused.chain().contains("says that it does not exist"), "{}", refused.report());
+        lie();
+        let (looked, options) = (repo.clone(), CheckOptions::default());
+        let report = blocking(move || strongroom::repository::check(&looked, &options, &Cancel::new()).unwrap()).await;
+        assert!(!report.is_sound(), "{:?}", report.findings);
+        lie();
+        let loaded = if folder == "index/" { repo.load_index().await.map(drop) } else { repo.load_snapshots().await.map(drop) };
+        assert_eq!(loaded.unwrap_err().kind(), Kind::Corrupt);
+    }
+    fixture.assert_sound().await;
+    assert!(fixture.contents().await == days);
+}
+
+/// What others remove between the listing and the read is gone and no damage.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_removed_meanwhile_is_gone() {
+    let fixture = Fixture::new().await;
+    let days = six_days(&fixture).await;
+    let store = Arc::new(FaultStore::new(local(fixture.path()), 1));
+    let repo = Repository::open(store.clone(), &SecretText::new(PASSWORD.into()), &env()).await.unwrap();
+    let gone = fixture.path().join("snapshots").join(days[0].0.to_hex());
+    let remove = Fault::Before(Arc::new(move |_: &Logged| std::fs::remove_file(&gone).unwrap()));
+    store.add(Rule::new(remove).on([Op::Get]).prefix(format!("snapshots/{}", days[0].0)).when(When::Nth(1)));
+    assert_eq!(repo.load_snapshots().await.unwrap().len(), days.len() - 1);
+    prune(&repo, strict()).await.unwrap();
+    fixture.assert_sound().await;
 }

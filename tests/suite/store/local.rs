@@ -87,6 +87,35 @@ async fn leftovers_are_hidden_and_go_after_a_day() {
     assert!(left.iter().all(|name| name == "lock" || name == "put-young"), "{left:?}");
 }
 
+/// As a lock is refreshed: the new object is put, then the old one is deleted. One of the two is always there.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_moves_on_to_another_name_is_always_listed() {
+    let (store, dir) = temp_store();
+    let names = ["locks/a", "locks/b", "locks/c", "locks/d"];
+    store.put(&key(names[0]), Payload::from("x"), PutMode::Create).await.unwrap();
+    let paths = names.map(|name| dir.path().join(name));
+    let done = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let moving = {
+        let done = done.clone();
+        std::thread::spawn(move || {
+            for (old, new) in paths.iter().zip(paths.iter().cycle().skip(1)).cycle() {
+                std::fs::write(new, "x").unwrap();
+                std::fs::remove_file(old).unwrap();
+                if done.load(std::sync::atomic::Ordering::Relaxed) {
+                    return;
+                }
+            }
+        })
+    };
+    let mut missed = 0;
+    for _ in 0..3000 {
+        missed += usize::from(keys(&store, "locks/").await.is_empty());
+    }
+    done.store(true, std::sync::atomic::Ordering::Relaxed);
+    moving.join().unwrap();
+    assert_eq!(missed, 0);
+}
+
 #[tokio::test]
 async fn a_clock_that_is_ahead_makes_no_leftovers() {
     let dir = tempfile::tempdir().unwrap();

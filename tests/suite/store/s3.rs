@@ -186,3 +186,49 @@ async fn lost_replies_and_busy_servers_pass() {
     assert_eq!(keys(store.as_ref(), "").await, ["large"]);
     assert_eq!(proxy.left(), 0);
 }
+
+/// What a proxy says that knows no way to the store.
+const NO_ROUTE: &str =
+    "HTTP/1.1 404 Not Found\r\nContent-Type: text/plain\r\nContent-Length: 19\r\nConnection: close\r\n\r\n404 page not found\n";
+const NO_ROUTE_NOR_WORDS: &str = "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_an_s3_server_can_say_that_an_object_is_not_there() {
+    let server = server().await;
+    let proxy = Proxy::start(server.http).await;
+    let store = open(&server.settings_at(&format!("http://127.0.0.1:{}", proxy.port))).await;
+    store.put(&key("config"), Payload::from("x"), PutMode::Create).await.unwrap();
+    for answer in [NO_ROUTE, NO_ROUTE_NOR_WORDS] {
+        for method in ["GET", "GET", "PUT"] {
+            proxy.arm(method, Trick::Answer(answer));
+        }
+        assert_eq!(store.get(&key("config"), None).await.unwrap(), "x");
+        assert_eq!(proxy.left(), 1);
+        store.put(&key("config"), Payload::from("x"), PutMode::Overwrite).await.unwrap();
+        proxy.arm("GET", Trick::Answer(answer));
+        assert_eq!(keys(store.as_ref(), "").await, ["config"]);
+        proxy.arm("DELETE", Trick::Answer(answer));
+        store.delete(&key("config")).await.unwrap();
+        assert_eq!(proxy.left(), 0);
+        assert_eq!(store.get(&key("config"), None).await.unwrap_err().kind(), ErrorKind::NotFound);
+        assert_eq!(store.head(&key("config")).await.unwrap_err().kind(), ErrorKind::NotFound);
+        store.put(&key("config"), Payload::from("x"), PutMode::Create).await.unwrap();
+    }
+}
+
+/// A page that says that there is more and not where.
+const NO_TOKEN: &str = "HTTP/1.1 200 OK\r\nContent-Type: application/xml\r\nContent-Length: 95\r\nConnection: close\r\n\r\n\
+    <ListBucketResult><KeyCount>0</KeyCount><IsTruncated>true</IsTruncated>     </ListBucketResult>";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listing_that_cannot_go_on_is_not_whole() {
+    let server = server().await;
+    let proxy = Proxy::start(server.http).await;
+    let store = open(&server.settings_at(&format!("http://127.0.0.1:{}", proxy.port))).await;
+    store.put(&key("config"), Payload::from("x"), PutMode::Create).await.unwrap();
+    proxy.arm("GET", Trick::Answer(NO_TOKEN));
+    let cut = futures::TryStreamExt::try_collect::<Vec<_>>(store.list("")).await.unwrap_err();
+    assert_eq!(cut.kind(), ErrorKind::Other, "{}", cut.chain());
+    assert!(cut.hint_text().is_some() && cut.chain().contains("there is more"), "{}", cut.chain());
+    assert_eq!(keys(store.as_ref(), "").await, ["config"]);
+}

@@ -14,6 +14,8 @@ pub enum Trick {
     LoseReply,
     /// The server never sees the request.
     Unavailable,
+    /// Nor this one: somebody else answers, with these status line, headers and body.
+    Answer(&'static str),
 }
 
 /// Listens on a port of its own. One request a connection, so that each can be chosen.
@@ -62,8 +64,15 @@ impl Proxy {
             armed.map(|at| tricks.remove(at).1)
         };
         let (mut from_client, mut to_client) = client.into_split();
-        if matches!(trick, Some(Trick::Unavailable)) {
-            to_client.write_all(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").await?;
+        let instead = match trick {
+            Some(Trick::Unavailable) => {
+                Some("HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+            }
+            Some(Trick::Answer(answer)) => Some(answer),
+            _ => None,
+        };
+        if let Some(instead) = instead {
+            to_client.write_all(instead.as_bytes()).await?;
             // Taken in for a moment, so that the answer is read before the connection is reset.
             let drain = async { while from_client.read(&mut [0; 65536]).await.is_ok_and(|n| n > 0) {} };
             tokio::time::timeout(std::time::Duration::from_millis(200), drain).await.ok();
