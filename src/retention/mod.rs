@@ -43,7 +43,7 @@ mod plan;
 mod system;
 
 pub use keep::{Keep, built_in};
-pub use need::{Base, Cluster, Hold, Lineage, Need, Needs, Stretch, System, wal_need};
+pub use need::{Base, Cluster, Hold, Lineage, Need, Needs, Stretch, System, recovery_bases, wal_need};
 pub use plan::{Action, Candidate, Decision, Guards, Lines, Plan, plan};
 
 /// How far two clocks may differ, in seconds.
