@@ -128,8 +128,7 @@ mod tests {
             stop.cancel();
         };
         tokio::join!(look_after("a/wal", look, &bases, &lost, &stop), meanwhile);
-        let asked = fake.2.lock().clone();
-        asked
+        fake.2.lock().clone()
     }
 
     #[tokio::test(start_paused = true)]
