@@ -127,7 +127,8 @@ fn clusters(tenant: &Tenant, snapshots: &[Snapshot]) -> BTreeSet<String> {
     bases.chain(shipped).chain(made).collect()
 }
 
-fn windows(tenant: &Tenant) -> BTreeMap<String, BTreeMap<String, std::time::Duration>> {
+/// Recovery windows, by cluster and job.
+pub(super) fn windows(tenant: &Tenant) -> BTreeMap<String, BTreeMap<String, std::time::Duration>> {
     let mut out: BTreeMap<String, BTreeMap<_, _>> = BTreeMap::new();
     for job in tenant.jobs.values() {
         if let (SourceSettings::PgBase(s), Some(window)) = (&job.source, job.keep.and_then(|k| k.recovery_window)) {
@@ -177,7 +178,8 @@ async fn expire(ctx: &Context, archive: &Archive, known: &Known, now: Time, dry_
     Ok(Some(out))
 }
 
-fn system(identity: &wal::Identity, survey: &Survey) -> System {
+/// What the archive knows of a system's timelines.
+pub(super) fn system(identity: &wal::Identity, survey: &Survey) -> System {
     let listed = identity.timelines.iter().map(|k| k.timeline);
     let timelines: BTreeSet<Timeline> = survey.coverage().iter().map(|c| c.timeline).chain(listed).collect();
     let lineage = timelines.iter().filter_map(|t| Some((*t, identity.history(*t)?))).collect();

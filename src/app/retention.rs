@@ -3,6 +3,8 @@
 //! Only snapshots are removed here. Their data stays until it is collected (`app::prune`), and what a reader
 //! with a lock needs stays until that lock is gone.
 
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
 use jiff::tz::TimeZone;
 use serde::Serialize;
 
@@ -12,8 +14,9 @@ use crate::config::settings::Job;
 use crate::error::{Context as _, Error, Result};
 use crate::model::{BaseBackup, Id, SystemId, TenantName, Time};
 use crate::repository::{RepoLock, Repository, Snapshot};
-use crate::retention::{Action, Candidate, Guards, Keep, Plan, plan};
+use crate::retention::{Action, Candidate, Guards, Keep, Lines, Plan, plan};
 use crate::schedule::Spec;
+use crate::wal::Archive;
 
 /// What is kept of which job.
 #[derive(Debug, Clone)]
@@ -115,9 +118,14 @@ pub async fn apply(
             candidate(s, altered.contains(&s.id), facts)
         })
         .collect();
+    let lines = if rules.keep.recovery_window.is_some() {
+        lines(repo, &rules.job, snapshots, &facts).await.context(what)?
+    } else {
+        BTreeMap::new()
+    };
     // Both clocks as close together as can be had.
     let store_now = ctx.store_time(repo.store()).await.context(what)?;
-    let guards = Guards { force: options.force, zone: rules.zone.clone(), ..Guards::new(ctx.clock().now(), store_now) };
+    let guards = Guards { force: options.force, zone: rules.zone.clone(), lines, ..Guards::new(ctx.clock().now(), store_now) };
     let plan = plan(&rules.job, &candidates, &rules.keep, &guards);
     let mut out = describe(rules, &plan);
     for alarm in &out.alarms {
@@ -159,7 +167,30 @@ fn candidate(snapshot: &Snapshot, altered: bool, base: Option<&BaseBackup>) -> C
         hold: file.has_tag(HOLD),
         size: file.summary.as_ref().map_or(0, |s| s.total_bytes_processed),
         system: base.map(|b| SystemId { major: b.major, identifier: b.system_identifier }),
+        stop: base.map(|b| (b.timeline, b.stop)),
     }
+}
+
+/// The timelines in the WAL archives of the clusters that this job's base backups are of. Without them nothing is removed: which
+/// base backup a timeline needs is not known.
+async fn lines(
+    repo: &Repository,
+    job: &str,
+    snapshots: &[Snapshot],
+    facts: &HashMap<Id, Result<BaseBackup>>,
+) -> Result<BTreeMap<SystemId, Lines>> {
+    let own = snapshots.iter().filter(|s| s.file.tag("job") == Some(job));
+    let clusters: BTreeSet<&str> = own.filter_map(|s| Some(facts.get(&s.id)?.as_ref().ok()?.cluster.as_str())).collect();
+    let mut out: BTreeMap<SystemId, Lines> = BTreeMap::new();
+    for cluster in clusters {
+        let archive = Archive::open(repo.store().clone(), repo.object_seal()?, cluster)?;
+        for admitted in archive.systems().await? {
+            let Some(identity) = archive.folder(admitted.system).identity().await? else { continue };
+            let known = identity.timelines.iter().map(|k| (k.timeline, identity.history(k.timeline)));
+            out.entry(admitted.system).or_default().extend(known);
+        }
+    }
+    Ok(out)
 }
 
 fn describe(rules: &Rules, plan: &Plan) -> JobPrune {

@@ -10,7 +10,8 @@
 //! stays if any rule keeps it. No rule at all keeps everything.
 //!
 //! `recovery_window: d` keeps what recovery to any time of the last d needs: every snapshot that ended in that time, and
-//! the newest one that ended before it.
+//! the newest one that ended before it, on each timeline that was written since ([`Guards::lines`]): after a recovery in place
+//! the newest one may lie behind the point where the new timeline begins.
 //!
 //! **Systems.** Physical backups carry the identifier of their database system, and a system that was upgraded or made anew has
 //! another one. Rules are counted in each system's own history, by time and never by WAL position, so that the first
@@ -42,8 +43,8 @@ mod plan;
 mod system;
 
 pub use keep::{Keep, built_in};
-pub use need::{Base, Cluster, Hold, Lineage, Need, Needs, Stretch, System, wal_need};
-pub use plan::{Action, Candidate, Decision, Guards, Plan, plan};
+pub use need::{Base, Cluster, Hold, Lineage, Need, Needs, Stretch, System, recovery_bases, wal_need};
+pub use plan::{Action, Candidate, Decision, Guards, Lines, Plan, plan};
 
 /// How far two clocks may differ, in seconds.
 pub const CLOCK_TOLERANCE_SECS: i64 = 300;

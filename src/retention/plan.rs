@@ -1,12 +1,14 @@
 //! The decision about every snapshot.
 
+use std::collections::BTreeMap;
+
 use jiff::tz::TimeZone;
 
 use super::CLOCK_TOLERANCE_SECS;
 use super::keep::Keep;
 use super::system::kept_by_rules;
 use crate::error::{Error, Kind, Result};
-use crate::model::{Id, SystemId, Time};
+use crate::model::{Id, Lsn, SystemId, Time, Timeline, TimelineHistory};
 
 /// What retention needs to know about a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,7 +33,12 @@ pub struct Candidate {
     pub size: u64,
     /// The database system a physical backup is of; `None` for everything else. Each system's history is judged on its own.
     pub system: Option<SystemId>,
+    /// Where a physical backup is consistent: its timeline, and the position on it.
+    pub stop: Option<(Timeline, Lsn)>,
 }
+
+/// The timelines of a system that has WAL in an archive, each with its history where that is known. Timeline 1 needs none.
+pub type Lines = BTreeMap<Timeline, Option<TimelineHistory>>;
 
 /// What happens to a snapshot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
@@ -71,13 +78,16 @@ pub struct Guards {
     pub max_removed: usize,
     /// The user has seen the plan and wants it (`prune --force`): the breaker does not trip. Nothing else is switched off.
     pub force: bool,
+    /// What the WAL archive knows of each system's timelines, for recovery windows.
+    pub lines: BTreeMap<SystemId, Lines>,
 }
 
 impl Guards {
-    /// A calendar in UTC, and a breaker at more than half and more than 10 snapshots.
+    /// A calendar in UTC, a breaker at more than half and more than 10 snapshots, and no WAL archive.
     #[must_use]
     pub fn new(local_now: Time, store_now: Time) -> Self {
-        Self { local_now, store_now, zone: TimeZone::UTC, max_share: 0.5, max_removed: 10, force: false }
+        let lines = BTreeMap::new();
+        Self { local_now, store_now, zone: TimeZone::UTC, max_share: 0.5, max_removed: 10, force: false, lines }
     }
 }
 

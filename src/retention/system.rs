@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::keep::{Keep, text};
-use super::plan::{Candidate, Guards};
-use crate::model::{Id, SystemId, Time};
+use super::plan::{Candidate, Guards, Lines};
+use crate::model::{Id, SystemId, Time, Timeline};
 use jiff::tz::TimeZone;
 
 /// Snapshots of one system, newest first.
@@ -50,7 +50,7 @@ pub(super) fn kept_by_rules(counted: &[&Candidate], keep: &Keep, guards: &Guards
         }
     }
     if let Some(window) = keep.recovery_window {
-        for (id, why) in window_needs(&systems, window, guards.store_now) {
+        for (id, why) in window_needs(&systems, window, guards) {
             kept.entry(id).or_default().push(why);
         }
     }
@@ -97,9 +97,9 @@ fn heads<'a>(name: &str, history: &History<'a>, zone: &TimeZone) -> Vec<(u32, &'
 
 /// What recovery to any time of the window needs: of each system what ended in it, and the newest that ended before.
 /// Times before the newer systems began are covered by the older ones only.
-fn window_needs(systems: &[History<'_>], window: Duration, now: Time) -> Vec<(Id, String)> {
+fn window_needs(systems: &[History<'_>], window: Duration, guards: &Guards) -> Vec<(Id, String)> {
     let mut needed = Vec::new();
-    let is_inside = |t: Time| !is_longer(now, t, window);
+    let is_inside = |t: Time| !is_longer(guards.store_now, t, window);
     // Of newer systems: when snapshots were made, and the first time they can be recovered to.
     let mut newer: Vec<(Time, Time)> = Vec::new();
     for history in systems {
@@ -109,16 +109,39 @@ fn window_needs(systems: &[History<'_>], window: Duration, now: Time) -> Vec<(Id
         }
         let mut by_end = history.clone();
         by_end.sort_by_key(|c| std::cmp::Reverse((end(c), c.id)));
-        for c in by_end {
-            let at = of(history, systems);
-            if is_inside(end(c)) {
-                needed.push((c.id, format!("in the recovery window of {}{at}", text(window))));
-            } else {
-                needed.push((c.id, format!("where the recovery window of {} begins{at}", text(window))));
-                break;
-            }
+        let at = of(history, systems);
+        let (inside, before) = by_end.split_at(by_end.partition_point(|c| is_inside(end(c))));
+        needed.extend(inside.iter().map(|c| (c.id, format!("in the recovery window of {}{at}", text(window)))));
+        if let Some(c) = before.first() {
+            needed.push((c.id, format!("where the recovery window of {} begins{at}", text(window))));
+        }
+        let lines = own.system.and_then(|system| guards.lines.get(&system));
+        for (id, timeline) in lines.map(|lines| lines_need(before, lines)).unwrap_or_default() {
+            needed.push((id, format!("where the recovery window of {} begins on timeline {timeline}{at}", text(window))));
         }
         newer.extend(history.iter().map(|c| (c.time, end(c))));
+    }
+    needed
+}
+
+/// Of what ended before the window, newest first: the newest that leads to each timeline. The newest of all may lie behind the
+/// point where a timeline left. Timelines before that one's had ended when the window began. Where a history is not known,
+/// everything may lead there.
+fn lines_need(before: &[&Candidate], lines: &Lines) -> Vec<(Id, Timeline)> {
+    let Some(newest) = before.first() else { return Vec::new() };
+    let mut needed = Vec::new();
+    for (timeline, history) in lines.iter().filter(|(t, _)| newest.stop.is_none_or(|(first, _)| **t >= first)) {
+        let leads = |c: &&Candidate| match (c.stop, history) {
+            (Some((on, _)), _) if on == *timeline => true,
+            (Some((on, at)), Some(history)) => history.contains(on, at),
+            _ => false,
+        };
+        match before.iter().copied().find(leads) {
+            Some(c) if c.id == newest.id => {}
+            Some(c) => needed.push((c.id, *timeline)),
+            None if history.is_none() && timeline.0 > 1 => needed.extend(before.iter().map(|c| (c.id, *timeline))),
+            None => {}
+        }
     }
     needed
 }

@@ -5,7 +5,7 @@ use jiff::tz::TimeZone;
 use proptest::prelude::*;
 
 use super::*;
-use crate::model::{Id, SystemId, Time};
+use crate::model::{Ancestor, Id, Lsn, SystemId, Time, Timeline, TimelineHistory};
 
 const NOW: &str = "2026-11-21T12:00:00Z";
 
@@ -31,6 +31,7 @@ fn snapshot(n: u32, time: Time) -> Candidate {
         hold: false,
         size: 1,
         system: None,
+        stop: None,
     }
 }
 
@@ -298,6 +299,38 @@ fn the_snapshot_that_a_recovery_window_begins_with_stays() {
     assert_eq!(why, &["where the recovery window of 1d begins"]);
     assert_eq!(keep(14).describe(), "any time of the last 14d");
     assert!(keep(0).validate().unwrap_err().report().contains("keep.recovery_window"));
+}
+
+#[test]
+fn after_a_recovery_in_place_the_base_before_the_switch_stays_until_the_new_timeline_has_one() {
+    // Timeline 2 left timeline 1 on the 11th, at a position before the second backup of the 10th.
+    let base = |n: u32, text: &str, timeline: u32, stop: u64| Candidate {
+        stop: Some((Timeline(timeline), Lsn(stop))),
+        ..of_system(1, n, &[text]).remove(0)
+    };
+    let (one, two) = (base(1, "2026-10-22T02:00:00Z", 1, 100), base(2, "2026-11-10T02:00:00Z", 1, 400));
+    let mut list = vec![one, two, base(3, "2026-11-17T02:00:00Z", 2, 600)];
+    let two = TimelineHistory { timeline: Timeline(2), ancestors: vec![Ancestor { timeline: Timeline(1), switch: Lsn(300) }] };
+    let system = SystemId { major: 16, identifier: 1 };
+    let knowing = |two: Option<TimelineHistory>| {
+        let lines = [(Timeline(1), None), (Timeline(2), two)].into();
+        Guards { lines: [(system, lines)].into(), ..guards() }
+    };
+    let keep = |days: u64| Keep { recovery_window: Some(Duration::from_secs(days * 86_400)), ..none() };
+    let all = ["2026-11-17T02:00:00Z", "2026-11-10T02:00:00Z", "2026-10-22T02:00:00Z"];
+    assert_eq!(kept(&list, &keep(10), &knowing(Some(two.clone()))), all);
+    let plan = plan("main", &list, &keep(10), &knowing(Some(two.clone())));
+    assert_eq!(plan.decisions[2].reasons, ["where the recovery window of 10d begins on timeline 2"]);
+    assert_eq!(kept(&list, &keep(10), &knowing(None)), all, "what a history that is not known may need");
+    // Once the window begins behind the new timeline's own backup, that one leads everywhere.
+    for history in [Some(two.clone()), None] {
+        assert_eq!(kept(&list, &keep(2), &knowing(history)), all[..1]);
+    }
+    // A switch behind the newest backup before the window needs nothing more, nor does a single timeline.
+    list[1].stop = Some((Timeline(1), Lsn(200)));
+    assert_eq!(kept(&list, &keep(10), &knowing(Some(two))), all[..2]);
+    let one = [(system, Lines::from([(Timeline(1), None)]))].into();
+    assert_eq!(kept(&list, &keep(10), &Guards { lines: one, ..guards() }), all[..2]);
 }
 
 #[test]

@@ -241,7 +241,7 @@ impl Task for Backup {
                     tracing::error!("missing: {missing}");
                 }
                 tracing::error!("the backup is incomplete ({} missing): {figures}", report.missing.len());
-                Ended::Failed
+                Ended::Incomplete(report.started)
             }
             Err(e) if cancel.is_cancelled() => {
                 tracing::info!("stopped: {}", e.chain());
@@ -264,8 +264,12 @@ struct OnDemand {
 
 #[async_trait]
 impl wal::rebase::BaseJob for OnDemand {
-    async fn make(&self, since: Time, cancel: &Cancel) -> bool {
-        self.asker.ask(&self.name, since, cancel).await.is_some()
+    async fn make(&self, since: Time, cancel: &Cancel) -> wal::rebase::Made {
+        match self.asker.ask(&self.name, since, cancel).await {
+            Ended::Done(_) => wal::rebase::Made::Complete,
+            Ended::Incomplete(_) => wal::rebase::Made::Incomplete,
+            Ended::Failed | Ended::Elsewhere => wal::rebase::Made::Nothing,
+        }
     }
 }
 

@@ -54,6 +54,8 @@ pub(super) trait Task: Send + Sync + fmt::Debug {
 pub(super) enum Ended {
     /// A backup that began at that time is in the repository.
     Done(Time),
+    /// A backup that began at that time is in the repository and lacks something.
+    Incomplete(Time),
     /// The run failed for good, or was cancelled.
     Failed,
     /// Another process holds the job's lease.
@@ -78,6 +80,16 @@ pub(super) enum Event {
     Replace(Loaded),
 }
 
+/// A run that ended.
+#[derive(Debug)]
+struct Ran {
+    name: String,
+    /// What it was due for.
+    due: Time,
+    begun: Time,
+    ended: Ended,
+}
+
 /// What a repository answered.
 #[derive(Debug)]
 struct Told {
@@ -95,7 +107,7 @@ pub(super) struct Turn {
     metrics: Metrics,
     /// Fires for runs when the process ends.
     runs: Cancel,
-    tasks: JoinSet<(String, Time, Ended)>,
+    tasks: JoinSet<Ran>,
     lookups: JoinSet<Option<Told>>,
     at_once: Arc<Semaphore>,
     /// Jobs with a lookup under way: its number, and what ends it.
@@ -151,7 +163,7 @@ impl Turn {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
-                Some(ended) = self.tasks.join_next() => self.ended(ended),
+                Some(ran) = self.tasks.join_next() => self.ended(ran),
                 Some(told) = self.lookups.join_next() => self.told(told),
                 Some(event) = events.recv() => match event {
                     Event::Replace(loaded) => self.replace(loaded),
@@ -252,7 +264,7 @@ impl Turn {
                     tracing::error!("the run ended abnormally, which is a bug in strongroom: {e}");
                     Ended::Failed
                 });
-                (name, now, ended)
+                Ran { name, due, begun: now, ended }
             }
             .instrument(span),
         );
@@ -265,11 +277,13 @@ impl Turn {
         }
     }
 
-    /// Tells those who waited for this run. One that began too early is not what they wait for; theirs is still due.
-    fn answer(&mut self, name: &str, ended: Ended) {
+    /// Tells those who waited for this run. One that began too early is not what they wait for; theirs is still due. A run that was
+    /// due for them is theirs, whatever this machine's clock says: what they want is dated by the store's.
+    fn answer(&mut self, name: &str, due: Time, ended: Ended) {
         let waiting = self.wanted.remove(name).unwrap_or_default();
-        let (early, answered): (Vec<_>, Vec<_>) =
-            waiting.into_iter().partition(|w| matches!(ended, Ended::Done(begun) if begun < w.since));
+        let (early, answered): (Vec<_>, Vec<_>) = waiting
+            .into_iter()
+            .partition(|w| matches!(ended, Ended::Done(begun) | Ended::Incomplete(begun) if begun.max(due) < w.since));
         for wanted in answered {
             // Who went away does not mind.
             wanted.answer.send(ended).ok();
@@ -285,17 +299,17 @@ impl Turn {
         waiting.into_iter().filter(|w| !w.answer.is_closed()).for_each(|w| self.want(w));
     }
 
-    fn ended(&mut self, ended: Result<(String, Time, Ended), tokio::task::JoinError>) {
-        let Ok((name, begun, ended)) = ended else { return };
+    fn ended(&mut self, ran: Result<Ran, tokio::task::JoinError>) {
+        let Ok(Ran { name, due, begun, ended }) = ran else { return };
         let how = match ended {
             Ended::Done(at) => Settled::At(at),
-            Ended::Failed => Settled::At(begun),
+            Ended::Incomplete(_) | Ended::Failed => Settled::At(begun),
             Ended::Elsewhere => Settled::Elsewhere,
         };
         let meanwhile = self.scheduler.settled(&name, how, self.clock.now());
         match meanwhile {
             Meanwhile::Moved => self.want_again(&name),
-            Meanwhile::Same | Meanwhile::Gone => self.answer(&name, ended),
+            Meanwhile::Same | Meanwhile::Gone => self.answer(&name, due, ended),
         }
         if meanwhile == Meanwhile::Gone {
             // The run told of its end.
@@ -306,7 +320,7 @@ impl Turn {
             (Meanwhile::Same, Ended::Done(at)) => metrics.last_success(Some(at)),
             // The run itself told of its success.
             (Meanwhile::Moved, _) => metrics.last_success(self.scheduler.last(&name)),
-            (Meanwhile::Same, Ended::Failed | Ended::Elsewhere) | (Meanwhile::Gone, _) => {}
+            (Meanwhile::Same, Ended::Incomplete(_) | Ended::Failed | Ended::Elsewhere) | (Meanwhile::Gone, _) => {}
         }
         metrics.running(false);
     }

@@ -29,20 +29,17 @@ pub(super) fn channel() -> (Asker, mpsc::Receiver<Wanted>) {
 }
 
 impl Asker {
-    /// Waits until a complete backup of the job that began after `since` is there, and tells when that was. `None`: it failed, it
-    /// runs elsewhere, or nobody wants to know any more.
-    pub(super) async fn ask(&self, name: &str, since: Time, cancel: &Cancel) -> Option<Time> {
+    /// Waits until a backup of the job that began after `since` is there, and tells how it ended; [`Ended::Failed`] also if there is
+    /// no such job, or nobody wants to know any more.
+    pub(super) async fn ask(&self, name: &str, since: Time, cancel: &Cancel) -> Ended {
         let (answer, answered) = oneshot::channel();
         let asked = async {
             self.0.send(Wanted { name: name.to_owned(), since, answer }).await.ok()?;
-            match answered.await {
-                Ok(Ended::Done(begun)) => Some(begun),
-                Ok(Ended::Failed | Ended::Elsewhere) | Err(_) => None,
-            }
+            answered.await.ok()
         };
         tokio::select! {
-            begun = asked => begun,
-            () = cancel.cancelled() => None,
+            ended = asked => ended.unwrap_or(Ended::Failed),
+            () = cancel.cancelled() => Ended::Failed,
         }
     }
 }

@@ -10,6 +10,8 @@ use crate::repository::{Reader, Snapshot};
 #[derive(Debug, Clone)]
 pub(super) struct Base {
     pub(super) snapshot: Id,
+    /// The job that made it.
+    pub(super) job: String,
     pub(super) facts: BaseBackup,
 }
 
@@ -32,7 +34,10 @@ pub(super) async fn of(ctx: &Context, tenant: &TenantName, cluster: &str) -> Res
         let mut found = Vec::new();
         for snapshot in snapshots {
             match facts(&reader, &snapshot) {
-                Ok(facts) if facts.cluster == cluster => found.push(Base { snapshot: snapshot.id, facts }),
+                Ok(facts) if facts.cluster == cluster => {
+                    let job = snapshot.file.tag("job").unwrap_or_default().to_owned();
+                    found.push(Base { snapshot: snapshot.id, job, facts });
+                }
                 Ok(_) => {}
                 Err(e) if e.kind() == Kind::Corrupt => {
                     tracing::warn!("base backup {} is passed over: {}", snapshot.id.short(), e.chain());

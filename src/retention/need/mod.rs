@@ -195,6 +195,13 @@ fn of_system(cluster: &Cluster, system: &System, now: Time, alarms: &mut Vec<Str
     Need::Stretches(wanted.of.into_iter().map(|(timeline, all)| (timeline, merged(all))).collect())
 }
 
+/// The base backups of a system that times are recovered from: those that WAL is kept behind, without end.
+#[must_use]
+pub fn recovery_bases(cluster: &Cluster, system: &System, now: Time) -> BTreeSet<Id> {
+    let bases: Vec<&Base> = cluster.bases.iter().filter(|b| b.system == system.id).collect();
+    open_bases(cluster, system, &bases, now)
+}
+
 /// Whether the cluster went on as another system since this one's last WAL: without a base backup it is of no use to anybody.
 fn is_superseded(cluster: &Cluster, system: &System) -> bool {
     let Some(last) = system.newest_wal else { return false };

@@ -22,10 +22,12 @@ pub(super) struct Connected {
     pub(super) next: Option<Place>,
 }
 
-/// Connects to the first host that is there, has the wanted role and is not behind the archive.
+/// Connects to the first host that is there, has the wanted role and is not behind the archive; to one that has not what is
+/// missing only if no other will do.
 pub(super) async fn connect(receiver: &Receiver, settings: &ConnectionSettings, memory: &mut Memory) -> Result<Connected> {
     let mut last = None;
-    for host in settings.hosts() {
+    let (refused, fresh): (Vec<_>, Vec<_>) = settings.hosts().into_iter().partition(|h| memory.is_last_resort(h));
+    for host in fresh.into_iter().chain(refused) {
         match connect_host(receiver, &host, memory).await {
             Ok(connected) => return Ok(connected),
             Err(e) => last = Some(e),
@@ -37,11 +39,11 @@ pub(super) async fn connect(receiver: &Receiver, settings: &ConnectionSettings, 
 async fn connect_host(receiver: &Receiver, host: &ConnectionSettings, memory: &mut Memory) -> Result<Connected> {
     let mut replication = Replication::connect(host).await?;
     let slot = &receiver.options.slot;
-    if memory.drop_slot {
+    if memory.host(replication.settings()).drop_slot {
         // An error if it is a logical slot, which is not ours.
         replication.read_slot(slot).await?;
         drop_slot(&mut replication, slot).await?;
-        memory.drop_slot = false;
+        memory.host(replication.settings()).drop_slot = false;
     }
     let identity = replication.identify_system().await?;
     // Before the store is asked for anything: it may be the one that is missing, and the server's disk must not fill up for it.
@@ -51,8 +53,13 @@ async fn connect_host(receiver: &Receiver, host: &ConnectionSettings, memory: &m
         && kept > most
     {
         drop_slot(&mut replication, slot).await?;
-        memory.give_up = true;
+        memory.host(replication.settings()).give_up = true;
         receiver.watcher.event(ReceiveEvent::SlotDropped { kept });
+        // Another host's slot may keep less.
+        return Err(Error::new(
+            Kind::Unavailable,
+            format!("the replication slot {slot} kept {kept} bytes on {host} and was dropped"),
+        ));
     }
     let size = segment_size(&replication.show("wal_segment_size").await?)?;
     let system = SystemId { major: replication.version().major(), identifier: identity.system_identifier };
@@ -92,11 +99,13 @@ pub(super) async fn place(receiver: &Receiver, connected: &mut Connected, memory
             resume::place(&history, &stored, restart, size)
         }
     };
-    let removed = memory.removed.take() == Some(place);
+    // Connected to one that refused: no other will do.
+    let host = memory.host(connected.replication.settings());
+    let removed = host.removed.take() == Some(place);
     if removed && let Some(next) = resume::next_in_segment(&history, place, size) {
         // All that is missing is in the next timeline's segment as well.
         place.timeline = next;
-    } else if removed || memory.give_up {
+    } else if removed || host.give_up {
         if removed && resume::floor(restart, size) <= place.start {
             restart = renewed(&mut connected.replication, slot, place.start).await?;
         }
@@ -106,7 +115,7 @@ pub(super) async fn place(receiver: &Receiver, connected: &mut Connected, memory
             place = Place { timeline: history.timeline_at(to), start: to };
         }
     }
-    memory.give_up = false;
+    host.give_up = false;
     if place.timeline != history.timeline {
         let past = history.ancestors.iter().take_while(|a| a.timeline != place.timeline).copied().collect();
         let past = TimelineHistory { timeline: place.timeline, ancestors: past };

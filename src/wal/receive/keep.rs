@@ -17,6 +17,9 @@ const EVERY: Duration = Duration::from_secs(20);
 /// How long one host may take.
 const LIMIT: Duration = Duration::from_secs(15);
 
+/// A host that fails is told of in the log after this many times in a row, a minute, and then every hour.
+const TOLD: (u32, u32) = (3, 180);
+
 /// Ends when dropped.
 pub(super) struct Keeper {
     stored: watch::Sender<Lsn>,
@@ -32,12 +35,20 @@ impl Keeper {
         let system = connected.folder.system().identifier;
         let care = SlotCare { name: options.slot.clone(), system, most: options.max_slot_size };
         let work = async move {
+            let mut failures = vec![0_u32; others.len()];
             loop {
-                for host in &others {
+                for (host, failed) in others.iter().zip(&mut failures) {
                     let at = *position.borrow();
                     let done = tokio::time::timeout(LIMIT, keep_physical_slot(host, &care, at)).await;
                     let done = done.unwrap_or_else(|_| Err(Error::new(Kind::Unavailable, "no answer in time")));
-                    if let Err(e) = done.context(|| format!("keep the replication slot {} of {host} up to date", care.name)) {
+                    let Err(e) = done.context(|| format!("keep the replication slot {} of {host} up to date", care.name)) else {
+                        *failed = 0;
+                        continue;
+                    };
+                    *failed = failed.saturating_add(1);
+                    if *failed % TOLD.1 == TOLD.0 {
+                        tracing::warn!("{}; after a failover to it WAL may be missing", e.chain());
+                    } else {
                         tracing::debug!("{}", e.chain());
                     }
                 }

@@ -17,7 +17,8 @@
 //!
 //! **Hosts**: of all hosts in the URL the first suitable one is streamed from; one that is behind the archive's timeline is
 //! not. The slot is made on the others as well and moved along ([`keep`]), so that after a failover the next one still has what
-//! is missing.
+//! is missing. What a host says about its WAL and slot counts for that host alone: one that has not what is missing is passed over
+//! as long as another one is there that has not said so, and only then is the stretch lost.
 
 mod assembly;
 mod begin;
@@ -26,6 +27,7 @@ mod resume;
 mod session;
 mod upload;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -171,12 +173,30 @@ impl fmt::Debug for Receiver {
 struct Memory {
     /// The folder of the system seen last, with what it knows of the store.
     folder: Option<Folder>,
-    /// The server said that WAL from here on is gone.
+    /// What went wrong with a host, by its name in the settings.
+    hosts: BTreeMap<String, HostMemory>,
+}
+
+/// What is remembered of one host.
+#[derive(Debug, Default)]
+struct HostMemory {
+    /// It said that WAL from here on is gone.
     removed: Option<resume::Place>,
-    /// The slot is useless, or too much is kept for it: drop it before anything else.
+    /// Its slot is useless, or keeps too much for us: drop it before anything else.
     drop_slot: bool,
-    /// What lies between the archive's end and the new slot is given up, even if the server still has it.
+    /// What lies between the archive's end and its new slot is given up, even if it still has that.
     give_up: bool,
+}
+
+impl Memory {
+    fn host(&mut self, host: &ConnectionSettings) -> &mut HostMemory {
+        self.hosts.entry(host.to_string()).or_default()
+    }
+
+    /// Whether this host is not to be streamed from while another one will do.
+    fn is_last_resort(&self, host: &ConnectionSettings) -> bool {
+        self.hosts.get(&host.to_string()).is_some_and(|h| h.removed.is_some() || h.give_up)
+    }
 }
 
 impl Receiver {
@@ -204,7 +224,13 @@ impl Receiver {
                 _ => {}
             }
             self.watcher.event(ReceiveEvent::Interrupted(&e));
-            pause = if began.elapsed() >= GOOD { PAUSE.0 } else { pause };
+            if began.elapsed() >= GOOD {
+                pause = PAUSE.0;
+                if Refusal::of(&e).is_none() {
+                    // It got past whatever a host had not.
+                    memory.hosts.retain(|_, h| h.drop_slot);
+                }
+            }
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 () = cancel.cancelled() => {}
@@ -239,14 +265,16 @@ impl Receiver {
                     return Ok(());
                 }
                 Ok(session::Ended::TooMuch { kept }) => {
-                    (memory.drop_slot, memory.give_up) = (true, true);
+                    let host = memory.host(connected.replication.settings());
+                    (host.drop_slot, host.give_up) = (true, true);
                     self.watcher.event(ReceiveEvent::SlotDropped { kept });
                     return Ok(());
                 }
                 Err(e) => {
+                    let host = memory.host(connected.replication.settings());
                     match Refusal::of(&e) {
-                        Some(Refusal::WalRemoved) => memory.removed = Some(place),
-                        Some(Refusal::SlotUnusable) => memory.drop_slot = true,
+                        Some(Refusal::WalRemoved) => host.removed = Some(place),
+                        Some(Refusal::SlotUnusable) => host.drop_slot = true,
                         _ => {}
                     }
                     return Err(e);

@@ -328,6 +328,75 @@ async fn a_hole_is_recorded_and_left_behind() {
     }
 }
 
+#[tokio::test]
+async fn what_one_host_has_no_more_another_one_still_has() {
+    for major in [14, 18] {
+        let place = Place::new();
+        let conf = "max_wal_size = 2MB\nmin_wal_size = 2MB\nwal_keep_size = 0";
+        let primary = Server::create(major, false, &["--wal-segsize=1"], conf);
+        let mut running = receive(&place, &url(&primary), options(Duration::from_millis(300)));
+        let position = write(&primary, 1_000);
+        let first = running.stored(position).await.streams[0].1;
+        running.stop().await;
+        for _ in 0..5 {
+            write(&primary, 5_000);
+            primary.sql("postgres", "SELECT pg_switch_wal(); CHECKPOINT");
+        }
+        // It begins behind what is missing, which the slot on the primary keeps.
+        let standby = primary.standby("");
+        let both = format!(
+            "host={},{} port={},{} user=postgres",
+            standby.socket_dir(),
+            primary.socket_dir(),
+            standby.port(),
+            primary.port()
+        );
+        let mut running = receive(&place, &both, options(Duration::from_millis(300)));
+        let position = write(&primary, 1_000);
+        let told = running.stored(position).await;
+        running.stop().await;
+        assert!(told.gaps.is_empty() && told.interruptions.len() == 1, "PostgreSQL {major}: {told:?}");
+        let hosts: Vec<bool> = told.streams.iter().map(|s| s.2.contains(&standby.socket_dir())).collect();
+        assert_eq!(hosts, [true, false], "{told:?}");
+        let (folder, size) = folder_of(&place, &primary);
+        assert_eq!(folder.identity().await.unwrap().unwrap().gaps, []);
+        assert!(end_of(&folder, size, SegmentName::at(Timeline(1), first, size)).await >= position);
+    }
+}
+
+#[tokio::test]
+async fn only_what_no_host_has_is_lost() {
+    let place = Place::new();
+    let conf = "max_wal_size = 2MB\nmin_wal_size = 2MB\nwal_keep_size = 0";
+    let primary = Server::create(17, false, &["--wal-segsize=1"], conf);
+    let mut running = receive(&place, &url(&primary), options(Duration::from_millis(300)));
+    let position = write(&primary, 1_000);
+    running.stored(position).await;
+    running.stop().await;
+    primary.sql("postgres", &format!("SELECT pg_drop_replication_slot('{SLOT}')"));
+    for _ in 0..5 {
+        write(&primary, 5_000);
+        primary.sql("postgres", "SELECT pg_switch_wal(); CHECKPOINT");
+    }
+    let standby = primary.standby("");
+    let both = format!(
+        "host={},{} port={},{} user=postgres",
+        standby.socket_dir(),
+        primary.socket_dir(),
+        standby.port(),
+        primary.port()
+    );
+    let mut running = receive(&place, &both, options(Duration::from_millis(300)));
+    let told = running.until("a gap", |t| !t.gaps.is_empty()).await;
+    assert_eq!(told.interruptions.len(), 2, "each host is asked: {told:?}");
+    let position = write(&primary, 1_000);
+    let told = running.stored(position).await;
+    running.stop().await;
+    assert_eq!(told.gaps.len(), 1, "{told:?}");
+    let (folder, size) = folder_of(&place, &primary);
+    assert!(end_of(&folder, size, SegmentName::at(Timeline(1), told.gaps[0].2, size)).await >= position);
+}
+
 /// The end of the whole segments.
 async fn end_of_whole(folder: &Folder, size: SegmentSize, mut name: SegmentName) -> Lsn {
     while folder.has(name).await.unwrap() {

@@ -173,3 +173,80 @@ fn an_outage_during_a_recovery_never_ends_it_early() {
     until("the copy is in service", || copy.sql("postgres", "SELECT pg_is_in_recovery()") == "f");
     assert_eq!(copy.sql("postgres", "SELECT count(*), sum(n) FROM two"), rows);
 }
+
+/// The former primary died with WAL that nobody archived, and no segment is missing within either timeline.
+#[test]
+fn a_hole_before_a_failover_is_told() {
+    let place = Place::new("");
+    let primary = Server::create(16, false, &["--wal-segsize=1"], &place.archiving());
+    place.configure(
+        &place.local_store(),
+        "",
+        &format!("base: {{ pg_base: {{ url: \"{}\" }} }}", primary.conninfo("postgres", "postgres")),
+    );
+    place.run(&["backup", "acme/base"]).ok();
+    let names = [1, 2, 3].map(|_| {
+        load(&primary, "one", 1);
+        archived(&primary)
+    });
+    let standby = primary.standby("");
+    let end = primary.sql("postgres", "SELECT pg_current_wal_flush_lsn()");
+    let caught = format!("SELECT pg_last_wal_replay_lsn() >= '{end}'");
+    until("the standby has it", || standby.sql("postgres", &caught) == "t");
+    primary.kill();
+    standby.promote();
+    load(&standby, "two", 2);
+    archived(&standby);
+    let status = place.run(&["--json", "wal", "status", "--check"]).ok().json();
+    assert_eq!(status["archives"][0]["systems"][0]["timelines"].as_array().unwrap().len(), 2, "{status:#}");
+    // All of the old timeline behind the first of them.
+    let last = place.objects("/00000001").into_iter().filter_map(|o| Some(o.file_name()?.to_str()?.get(..24)?.to_owned()));
+    for name in last.filter(|n| n.starts_with("00000001") && *n > names[0]).collect::<std::collections::BTreeSet<_>>() {
+        for object in place.objects(&name) {
+            std::fs::remove_file(object).unwrap();
+        }
+    }
+    let status = place.run(&["--json", "wal", "status", "--check"]).exits(1).json();
+    let archive = &status["archives"][0];
+    assert_eq!(archive["state"], "gap", "{status:#}");
+    for timeline in archive["systems"][0]["timelines"].as_array().unwrap() {
+        assert_eq!(timeline["gaps"], serde_json::json!([]), "{status:#}");
+    }
+}
+
+#[test]
+fn what_expired_between_older_base_backups_is_no_gap() {
+    let place = Place::new("");
+    let server = Server::create(17, false, &["--wal-segsize=1"], &place.archiving());
+    let url = server.conninfo("postgres", "postgres");
+    place.configure(
+        &place.local_store(),
+        "",
+        &format!("base: {{ pg_base: {{ url: \"{url}\" }}, keep: {{ recovery_window: 1s, last: 5 }} }}"),
+    );
+    for _ in 0..3 {
+        place.run(&["backup", "acme/base"]).ok();
+        load(&server, "one", 3);
+        archived(&server);
+    }
+    let ranges = || place.status()["systems"][0]["timelines"][0]["ranges"].as_array().unwrap().len();
+    until("the first two keep only what makes them consistent", || {
+        place.run(&["prune", "acme/base"]).ok();
+        ranges() == 3
+    });
+    let status = place.run(&["--json", "wal", "status", "--check"]).ok().json();
+    let windows = status["archives"][0]["systems"][0]["windows"].as_array().unwrap().clone();
+    let needed: Vec<bool> = windows.iter().map(|w| w["needed"].as_bool().unwrap()).collect();
+    assert_eq!(needed, [false, false, true], "{status:#}");
+    // A hole behind the one that times are recovered from is one.
+    let of_last = windows[2]["to"].as_str().unwrap().parse::<strongroom::model::Lsn>().unwrap();
+    let size = strongroom::model::SegmentSize::new(1 << 20).unwrap();
+    let end = strongroom::model::SegmentName::at(strongroom::model::Timeline(1), of_last, size);
+    let gone = strongroom::model::SegmentName::before(strongroom::model::Timeline(1), end.start(size), size);
+    let gone = strongroom::model::SegmentName::before(strongroom::model::Timeline(1), gone.start(size), size);
+    for object in place.objects(&gone.to_string()) {
+        std::fs::remove_file(object).unwrap();
+    }
+    let status = place.run(&["--json", "wal", "status", "--check"]).exits(1).json();
+    assert_eq!(status["archives"][0]["state"], "gap", "{status:#}");
+}

@@ -137,3 +137,29 @@ fn the_daemon_makes_a_base_backup_after_wal_was_lost() {
     stream.ends();
     assert_eq!(bases(), 1);
 }
+
+#[test]
+fn a_server_whose_wal_nobody_takes_is_behind() {
+    let server = Server::create(17, false, &["--wal-segsize=1"], "");
+    let place = Place::new(&job(&server));
+    let streams = || server.sql("postgres", "SELECT count(*) FROM pg_replication_slots WHERE active") == "1";
+    let state = || place.run(&["--json", "wal", "status", "--check"]);
+    let stream = Streaming::start(&place, &["wal", "receive", "--job", "acme/wal"]);
+    until("the slot is there", streams);
+    load(&server, "one", 3);
+    confirmed(&server);
+    let status = state().ok().json();
+    assert_eq!(status["archives"][0]["server"]["streamed"], true, "{status:#}");
+    stream.ends();
+    until("the slot is free", || !streams());
+    load(&server, "one", 5);
+    let status = state().exits(1).json();
+    assert_eq!(status["archives"][0]["state"], "behind", "{status:#}");
+    assert!(status["archives"][0]["lag"]["bytes"].as_u64().unwrap() > 4 << 20, "{status:#}");
+
+    // Nor does it archive by itself.
+    place.configure(&place.local_store(), &format!("url: \"{}\", mode: archive", server.conninfo("postgres", "")), "");
+    let status = state().exits(1).json();
+    let archive = &status["archives"][0];
+    assert_eq!((&archive["state"], &archive["server"]["archive_mode"]), (&"behind".into(), &"off".into()), "{status:#}");
+}

@@ -205,9 +205,32 @@ async fn a_run_that_is_wanted_counts_within_the_limits() {
     tokio::time::sleep(Duration::from_secs(60)).await;
     let (since, cancel) = (world.clock.now(), Cancel::new());
     let (base, slow) = tokio::join!(d.asker.ask("a/base", since, &cancel), d.asker.ask("a/slow", since, &cancel));
+    let (base, slow) = (done(base), done(slow));
     assert_eq!(world.said(), ["01:30:00 a/slow begins", "02:00:00 a/base begins", "02:01:00 a/slow begins"]);
     assert!(base.is_some() && base < slow && slow >= Some(t("2026-11-21T02:01:00Z")), "{base:?} {slow:?}");
-    assert_eq!(d.asker.ask("a/unknown", since, &Cancel::new()).await, None);
+    assert_eq!(d.asker.ask("a/unknown", since, &Cancel::new()).await, Ended::Failed);
+    d.stop.cancel();
+    d.ended.await.unwrap().unwrap();
+}
+
+/// When a complete one began.
+fn done(ended: Ended) -> Option<Time> {
+    match ended {
+        Ended::Done(begun) => Some(begun),
+        Ended::Incomplete(_) | Ended::Failed | Ended::Elsewhere => None,
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_that_is_wanted_is_told_of_though_the_clock_here_is_behind_the_stores() {
+    let world = World::new();
+    let d = daemon(&world, loaded(vec![entry("never", fake(&world, "a/base"))]));
+    let began = world.clock.now();
+    let since = Time::new(began.secs + 5, 0);
+    let asked = tokio::time::timeout(Duration::from_secs(600), d.asker.ask("a/base", since, &Cancel::new())).await;
+    let begun = done(asked.expect("an answer"));
+    assert!(begun.is_some_and(|at| at < since), "{begun:?}");
+    assert_eq!(world.said(), ["01:30:00 a/base begins"]);
     d.stop.cancel();
     d.ended.await.unwrap().unwrap();
 }

@@ -98,6 +98,7 @@ async fn a_run_that_ends_after_its_job_moved_is_none_of_the_new_store() {
     };
     let (told, ()) = tokio::join!(d.asker.ask("a/x", since, &cancel), while_the_next_runs);
     assert_eq!((old.said(), new.said()), (vec!["01:30:00 a/x begins".into()], vec!["01:55:00 a/x begins".into()]));
+    let told = done(told);
     assert!(told >= Some(t("2026-11-21T01:55:00Z")), "{told:?}");
     let success = format!("{shown} {}", told.unwrap().secs);
     assert!(d.text().contains(&success), "{success} {}", d.text());

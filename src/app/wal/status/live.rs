@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use crate::app::{Context, blocking};
-use crate::config::settings::WalJob;
+use crate::config::settings::{WalJob, WalMode};
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::model::{Lsn, Time, Timeline};
 use crate::postgres::{ConnectionSettings, Session};
@@ -32,6 +32,8 @@ pub struct ServerStatus {
     pub failed: i64,
     /// The file of the last one, if it failed after the last success.
     pub failing: Option<String>,
+    /// Whether somebody streams from the job's slot, on any of its hosts; `None` for a job that does not stream.
+    pub streamed: Option<bool>,
 }
 
 impl ServerStatus {
@@ -39,6 +41,15 @@ impl ServerStatus {
     #[must_use]
     pub fn is_failing(&self) -> bool {
         self.failing.is_some()
+    }
+
+    /// Whether nobody takes the WAL of this server: no stream, or a primary that does not archive.
+    #[must_use]
+    pub fn is_silent(&self) -> bool {
+        match self.streamed {
+            Some(streamed) => !streamed,
+            None => self.archive_mode == "off" && !self.in_recovery,
+        }
     }
 }
 
@@ -53,6 +64,7 @@ pub struct Waiting {
     pub oldest_seconds: f64,
 }
 
+const STREAMED: &str = "SELECT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = $1 AND active)";
 const QUESTION: &str = "SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END::text, \
      (SELECT timeline_id FROM pg_control_checkpoint()), current_setting('archive_mode'), \
      archived_count, last_archived_wal, failed_count, \
@@ -63,23 +75,36 @@ const QUESTION: &str = "SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_re
 pub(super) async fn ask(ctx: &Context, job: &WalJob) -> Option<Result<ServerStatus>> {
     let url = job.settings.url.clone()?;
     let (password, cancel) = (job.settings.password.clone(), ctx.cancel().clone());
+    let slot = (job.settings.mode == WalMode::Receive).then(|| job.settings.slot.clone());
     let work = move || {
         let mut connection = ConnectionSettings::parse(&url.read()?)?;
         if let Some(password) = password {
             connection = connection.with_password(password.read()?);
         }
-        question(&connection, &cancel)
+        question(&connection, slot.as_deref(), &cancel)
     };
     Some(blocking(work).await)
 }
 
-fn question(connection: &ConnectionSettings, cancel: &Cancel) -> Result<ServerStatus> {
+fn question(connection: &ConnectionSettings, slot: Option<&str>, cancel: &Cancel) -> Result<ServerStatus> {
     use crate::postgres::get;
     let session = Session::open(connection, cancel)?;
     let row = session.one(QUESTION, &[])?;
     let position: Option<String> = get(&row, 0)?;
     let position = position.ok_or_else(|| Error::new(Kind::Unavailable, "the server has not replayed anything yet"))?;
     let timeline: i32 = get(&row, 1)?;
+    let streams = |session: &Session, slot: &str| session.one(STREAMED, &[&slot]).and_then(|row| get::<bool>(&row, 0));
+    let streamed = match slot {
+        None => None,
+        Some(slot) if streams(&session, slot)? => Some(true),
+        // The stream may come from another host. One that does not answer is not streamed from.
+        Some(slot) => Some(
+            connection
+                .hosts()
+                .iter()
+                .any(|host| Session::open(host, cancel).and_then(|session| streams(&session, slot)).unwrap_or_default()),
+        ),
+    };
     Ok(ServerStatus {
         version: session.version().text.clone(),
         in_recovery: session.in_recovery(),
@@ -90,6 +115,7 @@ fn question(connection: &ConnectionSettings, cancel: &Cancel) -> Result<ServerSt
         last_archived: get(&row, 4)?,
         failed: get(&row, 5)?,
         failing: get(&row, 6)?,
+        streamed,
     })
 }
 

@@ -5,12 +5,16 @@ mod windows;
 
 use serde::Serialize;
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
 use super::{bases, open};
-use crate::app::{Context, blocking};
+use crate::app::{Context, blocking, expire_wal};
 use crate::config::settings::WalJob;
 use crate::error::{Error, Result};
-use crate::model::{Lsn, SegmentName, Selector, SystemId, Time, Timeline};
-use crate::wal::{Archive, Folder, Gap, SeenSplit, Survey};
+use crate::model::{Id, Lsn, SegmentName, Selector, SystemId, Time, Timeline};
+use crate::retention::{self, recovery_bases};
+use crate::wal::{Archive, Folder, Gap, Identity, SeenSplit, Survey};
 
 pub use live::{ServerStatus, Waiting, waiting};
 pub use windows::Window;
@@ -46,9 +50,11 @@ pub struct WalStatus {
 pub enum State {
     /// As it should be, as far as could be seen.
     Ok,
-    /// The server failed to archive its newest WAL, or files wait for over five minutes.
+    /// The server failed to archive its newest WAL, nobody takes it, or files wait for over five minutes; or, while nothing was
+    /// stored for over five minutes, the server wrote more than a segment.
     Behind,
-    /// WAL is missing between the first and the last segment of the current system.
+    /// Recovery from a base backup that WAL is kept behind does not get to the end of the current system's newest timeline, because
+    /// WAL is missing. Without a base backup: a segment is missing between the first and the last one of a timeline.
     Gap,
     /// Two servers of one origin archived within the last hour, each on a timeline of its own.
     Split,
@@ -201,10 +207,11 @@ async fn stored(ctx: &Context, job: &WalJob) -> Result<(Vec<SystemStatus>, Optio
     let admitted = archive.systems().await?;
     let now = ctx.store_time(ctx.repository(&job.tenant).await?.store()).await?;
     let bases = bases::of(ctx, &job.tenant, &job.settings.cluster).await?;
+    let windows = expire_wal::windows(ctx.tenant(&job.tenant)?).remove(&job.settings.cluster).unwrap_or_default();
     let (mut out, mut newest) = (Vec::new(), None);
     for (i, system) in admitted.iter().map(|a| a.system).enumerate() {
         let current = i + 1 == admitted.len();
-        if let Some((status, survey)) = system_status(&archive, system, current, now, &bases).await? {
+        if let Some((status, survey)) = system_status(&archive, system, current, now, &bases, &windows).await? {
             out.push(status);
             newest = current.then_some((system, survey));
         }
@@ -218,6 +225,7 @@ async fn system_status(
     current: bool,
     now: Time,
     bases: &[bases::Base],
+    windows: &BTreeMap<String, Duration>,
 ) -> Result<Option<(SystemStatus, Survey)>> {
     let folder: Folder = archive.folder(system);
     // Let in, and silent so far.
@@ -255,9 +263,31 @@ async fn system_status(
         timelines: timelines.collect(),
         splits: survey.splits(&identity),
         lost: identity.gaps.clone(),
-        windows: windows::of(&identity, &survey, bases),
+        windows: windows::of(&identity, &survey, bases, &needed(&identity, &survey, bases, windows, now)),
     };
     Ok(Some((status, survey)))
+}
+
+/// The base backups that WAL is kept behind, as expiry sees it.
+fn needed(
+    identity: &Identity,
+    survey: &Survey,
+    bases: &[bases::Base],
+    windows: &BTreeMap<String, Duration>,
+    now: Time,
+) -> BTreeSet<Id> {
+    let bases = bases.iter().map(|b| retention::Base {
+        id: b.snapshot,
+        job: b.job.clone(),
+        system: SystemId { major: b.facts.major, identifier: b.facts.system_identifier },
+        timeline: b.facts.timeline,
+        start: b.facts.start,
+        stop: b.facts.stop,
+        stopped: b.facts.stopped,
+        complete: true,
+    });
+    let cluster = retention::Cluster { bases: bases.collect(), windows: windows.clone(), ..retention::Cluster::default() };
+    recovery_bases(&cluster, &expire_wal::system(identity, survey), now)
 }
 
 fn range(r: &crate::wal::SegmentRange) -> Range {
@@ -295,15 +325,27 @@ fn judge(status: &mut WalStatus) {
         return;
     }
     let current = status.systems.iter().find(|s| s.current);
-    let failing = status.server.as_ref().is_some_and(ServerStatus::is_failing);
+    let failing = status.server.as_ref().is_some_and(|s| s.is_failing() || s.is_silent());
     let late = status.waiting.as_ref().is_some_and(|w| w.oldest_seconds > PATIENCE_SECS);
+    let behind = status.lag.as_ref().and_then(|l| l.bytes).unwrap_or(0);
+    let stalled = |s: &SystemStatus| behind > s.segment_size && s.last.as_ref().is_some_and(|l| l.age_seconds > PATIENCE_SECS);
     status.state = match current {
         None => State::Never,
-        Some(system) if system.timelines.iter().any(|t| !t.gaps.is_empty()) => State::Gap,
+        Some(system) if is_torn(system) => State::Gap,
         Some(system) if system.splits.iter().any(|s| is_recent(system, s)) => State::Split,
-        Some(_) if failing || late => State::Behind,
+        Some(system) if failing || late || stalled(system) => State::Behind,
         Some(_) => State::Ok,
     };
+}
+
+/// Whether WAL is missing that a recovery to the newest timeline needs. What expiry removes between older base backups is not.
+fn is_torn(system: &SystemStatus) -> bool {
+    let newest = system.timelines.last().map(|t| t.timeline);
+    let mut ways = system.windows.iter().filter(|w| w.needed && Some(w.timeline) == newest).peekable();
+    match ways.peek() {
+        Some(_) => ways.any(|w| !w.open),
+        None => system.timelines.iter().any(|t| !t.gaps.is_empty()),
+    }
 }
 
 /// Whether it goes on, by the newest segment of all.
@@ -326,4 +368,47 @@ pub fn verdict(status: &WalStatus) -> Option<Error> {
         State::Unknown => "the archive could not be read",
     };
     Some(Error::new(Kind::Failed, format!("{job}: {what}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn more_than_a_segment_that_nobody_stored_for_long_is_behind() {
+        let state = |bytes: u64, age_seconds: f64| {
+            let timeline = Timeline(1);
+            let segment_size = 1 << 20;
+            let size = crate::model::SegmentSize::new(segment_size).unwrap();
+            let segment = SegmentName::at(timeline, Lsn(5 << 20), size);
+            let system = SystemStatus {
+                system: SystemId { major: 17, identifier: 7 },
+                current: true,
+                segment_size,
+                stored_bytes: 1,
+                last: Some(Last { segment, time: Time::new(0, 0), age_seconds, end: segment.end(size) }),
+                timelines: Vec::new(),
+                splits: Vec::new(),
+                lost: Vec::new(),
+                windows: Vec::new(),
+            };
+            let mut status = WalStatus {
+                tenant: "a".into(),
+                job: "wal".into(),
+                cluster: "c".into(),
+                mode: "archive",
+                state: State::Ok,
+                systems: vec![system],
+                server: None,
+                waiting: None,
+                lag: Some(Lag { bytes: Some(bytes), seconds: None }),
+                errors: Vec::new(),
+            };
+            judge(&mut status);
+            status.state
+        };
+        assert_eq!(state(5 << 20, 301.0), State::Behind);
+        assert_eq!(state(5 << 20, 299.0), State::Ok, "it may be under way");
+        assert_eq!(state(1 << 20, 9_000.0), State::Ok, "an idle server's last segment");
+    }
 }

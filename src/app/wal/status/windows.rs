@@ -1,5 +1,7 @@
 //! To which points a recovery can get.
 
+use std::collections::BTreeSet;
+
 use serde::Serialize;
 
 use super::super::bases::Base;
@@ -26,10 +28,12 @@ pub struct Window {
     pub to_time: Option<Time>,
     /// Whether the archive goes on from there, as far as this timeline does; else a hole ends it.
     pub open: bool,
+    /// Whether times are recovered from this base backup: WAL is kept behind it, and a hole there is a loss.
+    pub needed: bool,
 }
 
-/// Of every base backup of this system, along every timeline that its WAL may go on with.
-pub(super) fn of(identity: &Identity, survey: &Survey, bases: &[Base]) -> Vec<Window> {
+/// Of every base backup of this system, along every timeline that its WAL may go on with. `needed`: those that WAL is kept behind.
+pub(super) fn of(identity: &Identity, survey: &Survey, bases: &[Base], needed: &BTreeSet<Id>) -> Vec<Window> {
     let own = bases
         .iter()
         .filter(|b| (b.facts.system_identifier, b.facts.major) == (identity.system.identifier, identity.system.major));
@@ -38,7 +42,8 @@ pub(super) fn of(identity: &Identity, survey: &Survey, bases: &[Base]) -> Vec<Wi
         let start = (base.facts.timeline, base.facts.start);
         for known in &identity.timelines {
             let Ok(path) = identity.path(start, (known.timeline, None)) else { continue };
-            out.push(along(base, &path, known.timeline, survey));
+            let needed = needed.contains(&base.snapshot);
+            out.push(Window { needed, ..along(base, &path, known.timeline, survey) });
         }
     }
     out
@@ -83,5 +88,6 @@ fn along(base: &Base, path: &[Stretch], timeline: Timeline, survey: &Survey) -> 
         to,
         to_time: stored,
         open,
+        needed: false,
     }
 }
