@@ -11,6 +11,8 @@
 mod entries;
 mod finish;
 mod read;
+#[cfg(test)]
+mod tests;
 mod was;
 
 use std::collections::HashMap;
@@ -60,7 +62,8 @@ struct Walk {
     stack: Mutex<Stack>,
     work: Condvar,
     problems: Mutex<Vec<Problem>>,
-    links: Mutex<HashMap<(u64, u64), Vec<Id>>>,
+    /// Content and length of what has several names.
+    links: Mutex<HashMap<(u64, u64), (Vec<Id>, u64)>>,
     root: Mutex<Option<Id>>,
 }
 
@@ -140,19 +143,7 @@ pub(super) fn archive(
     cancel: &Cancel,
     threads: usize,
 ) -> Result<Archived> {
-    let parent_tree = parent.as_ref().map(|p| p.tree);
-    let walk = Arc::new(Walk {
-        volume,
-        writer: writer.clone(),
-        parent,
-        stats,
-        cancel: cancel.clone(),
-        stack: Mutex::new(Stack { tasks: vec![Task::Root { dir: root, was: parent_tree }], ..Stack::default() }),
-        work: Condvar::new(),
-        problems: Mutex::default(),
-        links: Mutex::default(),
-        root: Mutex::default(),
-    });
+    let walk = Walk::new(volume, root, parent, writer, stats, cancel);
     std::thread::scope(|scope| {
         for n in 0..threads.max(1) {
             let walk = &walk;
@@ -163,33 +154,64 @@ pub(super) fn archive(
             }
         }
     });
-    // Walkers are done; lanes may still be storing the last directories.
-    while walk.root.lock().is_none() {
-        writer.check()?;
-        cancel.check()?;
-        std::thread::sleep(std::time::Duration::from_millis(1));
-    }
-    writer.check()?;
-    let tree = walk.root.lock().ok_or_else(|| Error::new(Kind::Bug, "a volume without a tree"))?;
-    let problems = std::mem::take(&mut *walk.problems.lock());
-    Ok(Archived { tree, problems })
+    walk.archived()
 }
 
 impl Walk {
+    fn new(
+        volume: Volume,
+        root: Dir,
+        parent: Option<Parent>,
+        writer: &Writer,
+        stats: Arc<ArchiveStats>,
+        cancel: &Cancel,
+    ) -> Arc<Self> {
+        let parent_tree = parent.as_ref().map(|p| p.tree);
+        Arc::new(Self {
+            volume,
+            writer: writer.clone(),
+            parent,
+            stats,
+            cancel: cancel.clone(),
+            stack: Mutex::new(Stack { tasks: vec![Task::Root { dir: root, was: parent_tree }], ..Stack::default() }),
+            work: Condvar::new(),
+            problems: Mutex::default(),
+            links: Mutex::default(),
+            root: Mutex::default(),
+        })
+    }
+
+    /// What came of it. Walkers are done; lanes may still be storing the last directories.
+    fn archived(&self) -> Result<Archived> {
+        while self.root.lock().is_none() {
+            self.writer.check()?;
+            self.cancel.check()?;
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        self.writer.check()?;
+        let tree = self.root.lock().ok_or_else(|| Error::new(Kind::Bug, "a volume without a tree"))?;
+        let problems = std::mem::take(&mut *self.problems.lock());
+        Ok(Archived { tree, problems })
+    }
+
     fn run(self: &Arc<Self>) {
         while let Some(task) = self.take() {
-            let done = match task {
-                Task::Root { dir, was } => self.root(dir, was),
-                Task::Dir { found, place } => self.enter(found, place),
-                Task::File { open, found, at } => self.large_file(&open, &found, at),
-                Task::Rest(listing) => self.list(*listing),
-            };
-            if let Err(e) = done {
-                self.writer.fail(e);
-                self.stop();
-            }
-            self.put_back();
+            self.work_on(task);
         }
+    }
+
+    fn work_on(self: &Arc<Self>, task: Task) {
+        let done = match task {
+            Task::Root { dir, was } => self.root(dir, was),
+            Task::Dir { found, place } => self.enter(found, place),
+            Task::File { open, found, at } => self.large_file(&open, &found, at),
+            Task::Rest(listing) => self.list(*listing),
+        };
+        if let Err(e) = done {
+            self.writer.fail(e);
+            self.stop();
+        }
+        self.put_back();
     }
 
     fn take(&self) -> Option<Task> {
