@@ -307,7 +307,8 @@ impl Walk {
     fn list(self: &Arc<Self>, mut listing: Listing) -> Result<()> {
         let open = listing.open.clone();
         while let Some(part) = self.volume.look_at_some(&open.dir, &mut listing.names) {
-            self.problems.lock().extend(part.problems);
+            self.note_partial(&open, &part.problems);
+            part.problems.into_iter().for_each(|problem| self.problem(problem));
             let number = open.entries.lock().next_part();
             let mut nodes: Vec<Option<Node>> = Vec::with_capacity(part.entries.len());
             let (mut small, mut later) = (Vec::new(), Vec::new());
@@ -345,6 +346,16 @@ impl Walk {
             self.give_turn_back();
         }
         self.entry_done(&open, None, Via::Walker)
+    }
+
+    /// Marks a directory of which not all entries could be told, so that nobody takes what was found for everything.
+    fn note_partial(&self, open: &OpenDir, problems: &[Problem]) {
+        let Some(place) = &open.place else { return };
+        let Some(problem) = problems.iter().find(|p| !p.is_gone()) else { return };
+        place.open.same.store(false, Ordering::Relaxed);
+        if let Some(Some(node)) = place.open.entries.lock().entry(place.at) {
+            node.error.get_or_insert_with(|| problem.to_string());
+        }
     }
 
     fn small_files(self: &Arc<Self>, open: &Arc<OpenDir>, small: Vec<(Found, Slot)>) -> Result<()> {
