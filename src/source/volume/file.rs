@@ -38,7 +38,7 @@ impl Volume {
         let before = rustix::fs::fstat(&fd).map_err(failed("look at"))?;
         let path = dir.path().join(found.path_name());
         if FileType::from_raw_mode(before.st_mode) != FileType::RegularFile {
-            return Err(Problem::new(ProblemKind::Gone, path, "was replaced by something else before it was read"));
+            return Err(Problem::replaced(path));
         }
         let replaced = before.st_ino != found.meta.inode || before.st_dev != found.device;
         if replaced && found.meta.links > 1 {

@@ -409,15 +409,22 @@ impl Walk {
             }
             return Ok(Some(node));
         }
+        let mut failed = None;
         if let Err(problem) = self.volume.complete(&open.dir, found) {
             let gone = problem.is_gone();
+            failed = Some(problem.to_string());
             self.problem(problem);
             if gone {
                 open.same.store(false, Ordering::Relaxed);
                 return Ok(None);
             }
+            // No entry has this one: the next backup asks again, instead of taking over what is missing here.
+            found.meta.ctime = Time::default();
         }
-        let node = self.volume.to_node(found);
+        let mut node = self.volume.to_node(found);
+        if found.kind == FoundKind::Symlink && found.target.is_empty() {
+            node.error = failed;
+        }
         match found.kind {
             FoundKind::Dir => {
                 let was = match &old {

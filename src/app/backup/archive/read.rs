@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use rustix::io::Errno;
 
 use super::{OpenDir, Slot, Via, Walk, add};
 use crate::error::{Context, Result};
@@ -51,7 +52,16 @@ impl Walk {
         let mut again = false;
         loop {
             let mut file = self.volume.open_file(&open.dir, found)?;
-            let Some(data) = file.read_small(SMALL_FILE)? else { return Ok(None) };
+            let data = match file.read_small(SMALL_FILE) {
+                Ok(Some(data)) => data,
+                Ok(None) => return Ok(None),
+                // A network file system may have another file of this name by now, or none.
+                Err(_) if !again => {
+                    again = true;
+                    continue;
+                }
+                Err(problem) => return Err(problem),
+            };
             if !file.changed()? {
                 return Ok(Some(data));
             }
@@ -82,6 +92,10 @@ impl Walk {
             let mut into = self.writer.file(Chunking::Content);
             if let Err(e) = into.read_all(&mut file) {
                 self.writer.check()?;
+                if !again && e.raw_os_error() == Some(Errno::STALE.raw_os_error()) {
+                    again = true;
+                    continue;
+                }
                 self.give_up(open, at, Problem::unreadable(&open.dir, found, &e));
                 break;
             }
