@@ -243,11 +243,14 @@ impl Run {
         let ran = volume::hooks::pre(&settings.hooks, &self.cancel);
         let stored = ran.and_then(|()| self.volume_between_hooks(settings, writer));
         let after = volume::hooks::post(&settings.hooks, &self.cancel);
-        let mut stored = stored?;
-        if let Err(e) = after {
-            stored.warnings.push(format!("post hook: {}", e.chain()));
+        match (stored, after) {
+            (Ok(mut stored), Err(hook)) => {
+                stored.warnings.push(hook.chain());
+                Ok(stored)
+            }
+            (Err(e), Err(hook)) => Err(e.context(format!("a hook after it failed, too ({})", hook.chain()))),
+            (stored, Ok(())) => stored,
         }
-        Ok(stored)
     }
 
     fn volume_between_hooks(&self, settings: &volume::Settings, writer: &Writer) -> Result<Stored> {
