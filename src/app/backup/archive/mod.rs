@@ -22,6 +22,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use parking_lot::{Condvar, Mutex};
 
 use super::stats::ArchiveStats;
+use super::told::Told;
 use crate::error::{Context, Error, Kind, Result};
 use crate::model::{Id, Node, NodeKind, Time};
 use crate::repository::{Lane, LargeTree, Reader, SMALL_FILE, TreePart, Writer};
@@ -48,8 +49,10 @@ pub(super) struct Parent {
 pub(super) struct Archived {
     /// Tree of the volume's root.
     pub(super) tree: Id,
-    /// What could not be read or changed while it was.
-    pub(super) problems: Vec<Problem>,
+    /// What makes the snapshot incomplete.
+    pub(super) missing: Told,
+    /// What else was met.
+    pub(super) warnings: Told,
 }
 
 /// Everything the threads share.
@@ -61,7 +64,8 @@ struct Walk {
     cancel: Cancel,
     stack: Mutex<Stack>,
     work: Condvar,
-    problems: Mutex<Vec<Problem>>,
+    missing: Mutex<Told>,
+    warnings: Mutex<Told>,
     /// Content and length of what has several names.
     links: Mutex<HashMap<(u64, u64), (Vec<Id>, u64)>>,
     root: Mutex<Option<Id>>,
@@ -175,7 +179,8 @@ impl Walk {
             cancel: cancel.clone(),
             stack: Mutex::new(Stack { tasks: vec![Task::Root { dir: root, was: parent_tree }], ..Stack::default() }),
             work: Condvar::new(),
-            problems: Mutex::default(),
+            missing: Mutex::default(),
+            warnings: Mutex::default(),
             links: Mutex::default(),
             root: Mutex::default(),
         })
@@ -190,8 +195,8 @@ impl Walk {
         }
         self.writer.check()?;
         let tree = self.root.lock().ok_or_else(|| Error::new(Kind::Bug, "a volume without a tree"))?;
-        let problems = std::mem::take(&mut *self.problems.lock());
-        Ok(Archived { tree, problems })
+        let (missing, warnings) = (std::mem::take(&mut *self.missing.lock()), std::mem::take(&mut *self.warnings.lock()));
+        Ok(Archived { tree, missing, warnings })
     }
 
     fn run(self: &Arc<Self>) {
@@ -273,7 +278,9 @@ impl Walk {
     }
 
     fn problem(&self, problem: Problem) {
-        self.problems.lock().push(problem);
+        let incomplete = problem.makes_incomplete(self.volume.settings().on_change);
+        let told = if incomplete { &self.missing } else { &self.warnings };
+        told.lock().add(&problem);
     }
 
     fn root(self: &Arc<Self>, dir: Dir, was: Option<Id>) -> Result<()> {
