@@ -15,7 +15,7 @@ pub enum ProblemKind {
     Gone,
     /// It changed while it was read, twice. [`OnChange`] decides.
     Changed,
-    /// It may not be read, or reading failed. The snapshot is incomplete.
+    /// It may not be read, reading failed, or it is something else by now. The snapshot is incomplete.
     Unreadable,
 }
 
