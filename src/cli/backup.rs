@@ -180,6 +180,13 @@ fn answer(s: &Session, done: Vec<Ran<'_>>) -> Result<Done> {
                 complete &= report.complete;
                 output::warn(&report.warnings);
                 report.missing.iter().for_each(|m| tracing::error!("not in the snapshot: {m}"));
+                let more = |count: u64, told: &[String]| Some(count.saturating_sub(told.len() as u64)).filter(|n| *n > 0);
+                if let Some(n) = more(report.warning_count, &report.warnings) {
+                    tracing::warn!("{n} more warnings");
+                }
+                if let Some(n) = more(report.missing_count, &report.missing) {
+                    tracing::error!("not in the snapshot: {n} more");
+                }
             }
             Err(e) => failed.push(e),
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use strongroom::app::backup::{self, Progress, Report, Request};
 use strongroom::repository::{LockHolder, RepoEnv, Repository, WriterOptions};
-use strongroom::runtime::{Cancel, SecretText, SystemClock};
+use strongroom::runtime::{Cancel, SecretText, SystemClock, secret};
 use strongroom::source::{SourceSettings, volume};
 use strongroom::store::LocalStore;
 
@@ -71,5 +71,26 @@ async fn a_volume_is_stored_and_an_unchanged_one_is_not_read_again() {
         let root = restored.join(data.path().strip_prefix("/").unwrap());
         let same = std::process::Command::new("diff").arg("-r").arg(&root).arg(data.path()).status().unwrap();
         assert!(same.success(), "{} differs", root.display());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hooks_that_fail_after_a_failed_backup_are_named() {
+    secret::allow_commands(true);
+    let (data, store) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let repo = init(store.path()).await;
+    let hook = |says: &str| {
+        let run = ["sh", "-c", &format!("echo {says} >&2; exit 9")].iter().map(|s| (*s).to_owned()).collect();
+        volume::Hook { run, timeout: std::time::Duration::from_secs(30) }
+    };
+    let settings = volume::Settings {
+        path: data.path().join("unmounted"),
+        hooks: volume::Hooks { pre: Vec::new(), post: vec![hook("still-frozen"), hook("still-locked")] },
+        ..volume::Settings::default()
+    };
+    let failed = backup::run(&repo, request(SourceSettings::Volume(settings)), Arc::new(SystemClock), &Cancel::new()).await;
+    let text = failed.unwrap_err().chain();
+    for part in ["No such file", "still-frozen", "still-locked"] {
+        assert!(text.contains(part), "{text}");
     }
 }

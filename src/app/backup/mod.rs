@@ -8,6 +8,7 @@ mod base;
 mod manifest;
 mod stats;
 mod streams;
+mod told;
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -27,6 +28,7 @@ use crate::source::{SourceSettings, Streams};
 pub(crate) use base::look as base_source;
 pub use manifest::{MANIFEST_FILE, Manifest, OWN_DIR};
 pub use stats::ArchiveStats;
+use told::Told;
 
 /// Sentences kept of a long list of problems.
 const KEPT_PROBLEMS: usize = 1000;
@@ -93,10 +95,14 @@ pub struct Report {
     pub bytes_added: u64,
     /// Bytes of new blobs in packs.
     pub bytes_stored: u64,
-    /// What is missing.
+    /// What is missing; of a volume the first 1,000.
     pub missing: Vec<String>,
-    /// What deserves a look.
+    /// How much is missing.
+    pub missing_count: u64,
+    /// What deserves a look; of a volume the first 1,000.
     pub warnings: Vec<String>,
+    /// How much does.
+    pub warning_count: u64,
     /// Pages with wrong checksums; `None` where nobody looked: no base backup, or a cluster without checksums.
     pub bad_pages: Option<u64>,
 }
@@ -119,6 +125,7 @@ pub async fn run(repo: &Repository, request: Request, clock: Arc<dyn Clock>, can
     match (outcome, released) {
         (Ok(mut report), Err(e)) => {
             report.warnings.push(format!("the lock could not be removed: {}", e.chain()));
+            report.warning_count += 1;
             Ok(report)
         }
         (outcome, _) => outcome,
@@ -180,8 +187,8 @@ struct Stored {
     roots: Vec<Node>,
     paths: Vec<String>,
     excludes: Vec<String>,
-    missing: Vec<String>,
-    warnings: Vec<String>,
+    missing: Told,
+    warnings: Told,
     bad_pages: Option<u64>,
     facts: serde_json::Map<String, serde_json::Value>,
     /// Further tags of the snapshot.
@@ -230,9 +237,9 @@ impl Run {
             roots: collector.finish()?,
             paths: paths.iter().map(|p| (*p).to_owned()).collect(),
             excludes: Vec::new(),
-            missing: report.missing,
+            missing: report.missing.into(),
             bad_pages: None,
-            warnings: report.warnings,
+            warnings: report.warnings.into(),
             facts: report.facts,
             tags: Vec::new(),
             own: Vec::new(),
@@ -243,11 +250,16 @@ impl Run {
         let ran = volume::hooks::pre(&settings.hooks, &self.cancel);
         let stored = ran.and_then(|()| self.volume_between_hooks(settings, writer));
         let after = volume::hooks::post(&settings.hooks, &self.cancel);
-        let mut stored = stored?;
-        if let Err(e) = after {
-            stored.warnings.push(format!("post hook: {}", e.chain()));
+        match (stored, after) {
+            (Ok(mut stored), Err(hook)) => {
+                // Before those about files, of which the first are kept.
+                stored.warnings.sentences.insert(0, hook.chain());
+                stored.warnings.count += 1;
+                Ok(stored)
+            }
+            (Err(e), Err(hook)) => Err(e.context(format!("a hook after it failed, too ({})", hook.chain()))),
+            (stored, Ok(())) => stored,
         }
-        Ok(stored)
     }
 
     fn volume_between_hooks(&self, settings: &volume::Settings, writer: &Writer) -> Result<Stored> {
@@ -264,19 +276,10 @@ impl Run {
         let processors = || std::thread::available_parallelism().map_or(2, usize::from);
         // As many as hash and compress, which the memory budget decided; two, since one may wait for the disk.
         let walkers = if self.request.writer.lanes == 0 { processors() } else { self.request.writer.lanes }.clamp(2, 16);
-        let on_change = settings.on_change;
         let archived = archive::archive(volume, root, parent, writer, stats.clone(), &self.cancel, walkers)?;
         let now = Totals { files: files(&stats), bytes: stats.bytes_total.load(Relaxed) };
         self.guard_blank(settings, now)?;
-        let (mut missing, mut warnings) = (Vec::new(), Vec::new());
-        for problem in archived.problems {
-            if problem.makes_incomplete(on_change) {
-                missing.push(problem.to_string())
-            } else {
-                warnings.push(problem.to_string())
-            }
-        }
-        let mut tree = archived.tree;
+        let archive::Archived { mut tree, missing, warnings } = archived;
         let mut roots = Vec::new();
         for mut node in lineage.into_iter().rev() {
             if !roots.is_empty() {
@@ -389,8 +392,10 @@ impl Run {
             bytes_read: get(&stats.bytes_read),
             bytes_added: get(&writer.stats().bytes_added),
             bytes_stored: get(&writer.stats().bytes_stored),
-            missing: stored.missing,
-            warnings: stored.warnings,
+            missing: stored.missing.sentences,
+            missing_count: stored.missing.count,
+            warnings: stored.warnings.sentences,
+            warning_count: stored.warnings.count,
             bad_pages: stored.bad_pages,
         })
     }
@@ -413,9 +418,9 @@ impl Run {
             ended,
             complete: stored.missing.is_empty(),
             roots: root_trees.collect::<BTreeMap<_, _>>(),
-            missing: first(&stored.missing),
-            missing_count: stored.missing.len() as u64,
-            warnings: first(&stored.warnings),
+            missing: first(&stored.missing.sentences),
+            missing_count: stored.missing.count,
+            warnings: first(&stored.warnings.sentences),
             facts: stored.facts.clone(),
         };
         let text = serde_json::to_vec_pretty(&manifest).map_err(|e| Error::new(Kind::Bug, "write the manifest").because(e))?;

@@ -240,7 +240,7 @@ impl Task for Backup {
                 for missing in report.missing.iter().take(20) {
                     tracing::error!("missing: {missing}");
                 }
-                tracing::error!("the backup is incomplete ({} missing): {figures}", report.missing.len());
+                tracing::error!("the backup is incomplete ({} missing): {figures}", report.missing_count);
                 Ended::Incomplete(report.started)
             }
             Err(e) if cancel.is_cancelled() => {

@@ -151,7 +151,7 @@ pub async fn run(ctx: &Context, job: &Job, options: &Options) -> Result<Outcome>
         if let Ok(Outcome::Backed(report)) = &outcome {
             (run.snapshot, run.end) = (Some(report.started), report.ended);
             (run.read_bytes, run.added_bytes, run.stored_bytes) = (report.bytes_read, report.bytes_added, report.bytes_stored);
-            (run.missing, run.warnings) = (report.missing.len() as u64, report.warnings.len() as u64);
+            (run.missing, run.warnings) = (report.missing_count, report.warning_count);
             run.bad_pages = report.bad_pages;
         }
         metrics.finished(&run);

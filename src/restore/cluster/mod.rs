@@ -216,7 +216,9 @@ fn disarm(data: &Folder, request: &Request, owner: Owner) -> Result<()> {
 
 /// The files of the data directory and of the tablespaces, all but `pg_control`.
 fn files(source: &Source<'_>, request: &Request, tree: &Tree, progress: &Progress, cancel: &Cancel) -> Result<()> {
-    let mut options = directory::Options { delete: request.delta, verify: request.verify, ..directory::Options::default() };
+    // WAL and tablespaces may be on file systems of their own, and all of them are the cluster's.
+    let (delete, delete_mounted) = (request.delta, true);
+    let mut options = directory::Options { delete, delete_mounted, verify: request.verify, ..directory::Options::default() };
     options.exclude = vec![format!("/{}/{}", CONTROL.0, CONTROL.1), format!("/{MARKER}")];
     options
         .exclude

@@ -40,6 +40,8 @@ pub(super) struct Folder {
     meta: Option<Metadata>,
     /// Chosen only for what may be below: if it exists its metadata stays.
     on_the_way: bool,
+    /// The snapshot may not have all of its entries.
+    partial: bool,
     made: Mutex<Made>,
     slot: Slot,
     /// Entries that are not done, and one for the planner.
@@ -55,23 +57,30 @@ pub(super) fn open_target(path: &Path) -> rustix::io::Result<OwnedFd> {
 
 impl Folder {
     pub(super) fn target(path: PathBuf, fd: OwnedFd, meta: Option<Metadata>) -> rustix::io::Result<Arc<Self>> {
-        let folder = Self::new(None, path.into_os_string().into_encoded_bytes(), meta, false, Made::Existing);
+        let folder = Self::new(None, path.into_os_string().into_encoded_bytes(), meta, (false, false), Made::Existing);
         *folder.slot.lock() = Some(Arc::new(fd));
         Ok(Arc::new(folder))
     }
 
     /// A directory below this one; nothing is made yet.
-    pub(super) fn below(self: &Arc<Self>, name: Vec<u8>, meta: Metadata, on_the_way: bool) -> Arc<Self> {
+    pub(super) fn below(self: &Arc<Self>, name: Vec<u8>, meta: Metadata, on_the_way: bool, partial: bool) -> Arc<Self> {
         self.pending.fetch_add(1, Ordering::AcqRel);
-        Arc::new(Self::new(Some(self.clone()), name, Some(meta), on_the_way, Made::Not))
+        Arc::new(Self::new(Some(self.clone()), name, Some(meta), (on_the_way, partial), Made::Not))
     }
 
-    fn new(above: Option<Arc<Self>>, name: Vec<u8>, meta: Option<Metadata>, on_the_way: bool, made: Made) -> Self {
+    fn new(
+        above: Option<Arc<Self>>,
+        name: Vec<u8>,
+        meta: Option<Metadata>,
+        (on_the_way, partial): (bool, bool),
+        made: Made,
+    ) -> Self {
         Self {
             above,
             name,
             meta,
             on_the_way,
+            partial,
             made: Mutex::new(made),
             slot: Slot::default(),
             pending: AtomicUsize::new(1),
@@ -85,6 +94,10 @@ impl Folder {
 
     pub(super) fn is_on_the_way(&self) -> bool {
         self.on_the_way
+    }
+
+    pub(super) fn is_partial(&self) -> bool {
+        self.partial
     }
 
     pub(super) fn made(&self) -> Made {

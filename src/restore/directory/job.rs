@@ -25,6 +25,8 @@ pub(super) struct Job<'a> {
     pub(super) filter: Filter,
     pub(super) progress: &'a Progress,
     pub(super) cancel: Cancel,
+    /// `st_dev` of the target.
+    pub(super) device: rustix::fs::Dev,
     pub(super) who: Who,
     pub(super) denied: Counts,
     pub(super) folders: Descriptors,
@@ -53,6 +55,7 @@ impl<'a> Job<'a> {
         filter: Filter,
         progress: &'a Progress,
         cancel: &Cancel,
+        device: rustix::fs::Dev,
     ) -> Self {
         let share = usize::try_from(crate::runtime::raise_open_files() / 4).unwrap_or(usize::MAX).clamp(16, 4096);
         Self {
@@ -62,6 +65,7 @@ impl<'a> Job<'a> {
             progress,
             // Ended alone when one thread fails.
             cancel: cancel.child(),
+            device,
             who: Who {
                 uid: rustix::process::geteuid().as_raw(),
                 gid: rustix::process::getegid().as_raw(),

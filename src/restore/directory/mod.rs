@@ -101,8 +101,11 @@ pub struct Options {
     /// Not what matches.
     pub exclude: Vec<String>,
     /// Remove what the snapshot does not have, as far as `include` and `exclude` choose it. Never `.strongroom` and
-    /// `lost+found` at the top, and nothing on other file systems.
+    /// `lost+found` at the top, nothing in a directory that the backup could not read to its end, and nothing on other file
+    /// systems than the target's: what is left there is a problem.
     pub delete: bool,
+    /// With `delete`: on other file systems, too.
+    pub delete_mounted: bool,
     /// Believe that an existing file of the right size and mtime has the right content, instead of comparing it.
     pub trust_times: bool,
     /// Read every file again afterwards and compare it with the snapshot.
@@ -168,7 +171,8 @@ pub fn restore(
     let doing = || format!("restore into {}", to.display());
     std::fs::create_dir_all(to).context(doing)?;
     let target = folder::open_target(to).map_err(std::io::Error::from).context(doing)?;
-    let job = job::Job::new(blobs, options, filter, progress, cancel);
+    let device = rustix::fs::fstat(&target).map_err(std::io::Error::from).context(doing)?.st_dev;
+    let job = job::Job::new(blobs, options, filter, progress, cancel, device);
     let meta = if options.include.is_empty() { root.meta.clone() } else { None };
     let folder = folder::Folder::target(to.to_owned(), target, meta).map_err(std::io::Error::from).context(doing)?;
     plan::run(&job, folder, root.tree).context(doing)?;

@@ -103,17 +103,37 @@ impl Planner<'_, '_> {
         stopped?;
         if let Err(e) = read {
             job.damaged(&folder.path(), e)?;
-        } else if job.options.delete {
+        } else if job.options.delete && !folder.is_partial() {
             let extra = |name: &[u8], kind: FileType| {
                 let path = [&above, name].concat();
                 let kept = folder.is_target() && KEPT.contains(&name);
                 !kept && job.filter.choose(&path, kind == FileType::Directory) == Choice::Yes
             };
-            folder.set_extras(present.rest().filter(|(n, k)| extra(n, *k)).map(|(n, _)| n.to_vec()).collect());
+            let extras: Vec<_> = present.rest().filter(|(n, k)| extra(n, *k)).map(|(n, _)| n.to_vec()).collect();
+            if !extras.is_empty() && self.may_remove(folder, &extras)? {
+                folder.set_extras(extras);
+            }
         }
         // The first directory of the list comes off the stack first.
         self.stack.extend(below.into_iter().rev());
         Ok(())
+    }
+
+    /// Whether `--delete` is about what is in a directory; tells if not.
+    fn may_remove(&self, folder: &Arc<Folder>, extras: &[Vec<u8>]) -> Result<bool> {
+        let job = self.job;
+        let device = folder.fd(job).and_then(|fd| Ok(rustix::fs::fstat(&fd)?.st_dev));
+        match device {
+            Ok(device) if device == job.device || job.options.delete_mounted => Ok(true),
+            Ok(_) => {
+                if extras.iter().any(|name| !KEPT.contains(&name.as_slice())) {
+                    let why = "has entries that the snapshot lacks; it is on another file system, where --delete removes nothing";
+                    job.problem(&folder.path(), why);
+                }
+                Ok(false)
+            }
+            Err(e) => job.failed(&folder.path(), "look at", e).map(|()| false),
+        }
     }
 
     /// One entry of a directory; directories go to `below`.
@@ -173,7 +193,8 @@ impl Planner<'_, '_> {
         }
         match &node.kind {
             NodeKind::Dir { subtree: Some(tree) } => {
-                let child = folder.below(node.name.clone(), node.meta, choice == Choice::OnTheWay);
+                let partial = node.error.is_some();
+                let child = folder.below(node.name.clone(), node.meta, choice == Choice::OnTheWay, partial);
                 below.push((child, *tree));
                 Ok(())
             }

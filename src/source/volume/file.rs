@@ -38,7 +38,7 @@ impl Volume {
         let before = rustix::fs::fstat(&fd).map_err(failed("look at"))?;
         let path = dir.path().join(found.path_name());
         if FileType::from_raw_mode(before.st_mode) != FileType::RegularFile {
-            return Err(Problem::new(ProblemKind::Gone, path, "was replaced by something else before it was read"));
+            return Err(Problem::replaced(path));
         }
         let replaced = before.st_ino != found.meta.inode || before.st_dev != found.device;
         if replaced && found.meta.links > 1 {
@@ -64,15 +64,18 @@ impl OpenFile {
         u64::try_from(self.before.st_size).unwrap_or(0)
     }
 
-    /// The whole content of a file that had at most `limit` bytes when it was listed. One that has grown is cut there;
-    /// [`OpenFile::changed`] then tells.
+    /// The whole content of a file of at most `limit` bytes. `None` if it has more, whatever it had when it was listed: open
+    /// it again and read it in pieces.
     ///
     /// # Errors
     /// Reading failed.
-    pub fn read_small(&mut self, limit: u64) -> Result<Vec<u8>, Problem> {
+    pub fn read_small(&mut self, limit: u64) -> Result<Option<Vec<u8>>, Problem> {
+        if self.size() > limit {
+            return Ok(None);
+        }
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
         // One byte more than it should have, so that its end is seen without another call.
-        let expected = usize::try_from(self.size()).unwrap_or(usize::MAX).min(limit);
+        let expected = usize::try_from(self.size()).unwrap_or(usize::MAX);
         let mut data: Vec<u8> = Vec::with_capacity(expected + 1);
         loop {
             let room = data.capacity() - data.len();
@@ -89,8 +92,7 @@ impl OpenFile {
                 Err(e) => return Err(Problem::at(self.path.clone(), "read", e)),
             }
         }
-        data.truncate(limit);
-        Ok(data)
+        Ok((data.len() <= limit).then_some(data))
     }
 
     /// Whether the file changed since it was opened, or is not the one that was listed.

@@ -43,13 +43,14 @@ pub fn pre(hooks: &Hooks, cancel: &Cancel) -> Result<()> {
 /// thawed; their own timeouts do.
 ///
 /// # Errors
-/// The first failure, once all have run.
+/// What failed, once all have run; each is logged, too, since an application may be left frozen.
 pub fn post(hooks: &Hooks, _cancel: &Cancel) -> Result<()> {
-    let failures: Vec<Error> = hooks.post.iter().filter_map(|hook| run(hook, None).err()).collect();
-    match failures.into_iter().next() {
-        Some(first) => Err(first.context("post hook")),
-        None => Ok(()),
-    }
+    let failures = hooks.post.iter().filter_map(|hook| run(hook, None).err().map(|e| e.context("post hook")));
+    let failed = failures.inspect(|e| tracing::error!("{}", e.chain())).reduce(|first, next| {
+        let both = format!("{}; {}", first.chain(), next.chain());
+        Error::new(first.kind(), both)
+    });
+    failed.map_or(Ok(()), Err)
 }
 
 fn run(hook: &Hook, cancel: Option<&Cancel>) -> Result<()> {

@@ -1,8 +1,9 @@
 //! What a walk meets that keeps it from reading everything as it was asked to.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use rustix::fs::{AtFlags, FileType};
 use rustix::io::Errno;
 
 use super::{Dir, Found, OnChange};
@@ -14,7 +15,7 @@ pub enum ProblemKind {
     Gone,
     /// It changed while it was read, twice. [`OnChange`] decides.
     Changed,
-    /// It may not be read, or reading failed. The snapshot is incomplete.
+    /// It may not be read, reading failed, or it is something else by now. The snapshot is incomplete.
     Unreadable,
 }
 
@@ -54,13 +55,19 @@ impl Problem {
 
     pub(super) fn at(path: PathBuf, doing: &str, errno: Errno) -> Self {
         match errno {
-            Errno::NOENT | Errno::STALE => Self::new(ProblemKind::Gone, path, "vanished before it was read"),
+            Errno::NOENT => Self::new(ProblemKind::Gone, path, "vanished before it was read"),
             // Opened for what it was listed as, and it is that no longer.
-            Errno::LOOP | Errno::NOTDIR | Errno::NXIO => {
-                Self::new(ProblemKind::Gone, path, "was replaced by something else before it was read")
-            }
+            Errno::LOOP | Errno::NOTDIR | Errno::NXIO => Self::replaced(path),
+            // A network file system lost it, or all of itself.
+            Errno::STALE if !is_there(&path) => Self::new(ProblemKind::Gone, path, "vanished before it was read"),
             e => Self::new(ProblemKind::Unreadable, path, format!("{doing}: {}", std::io::Error::from(e))),
         }
+    }
+
+    /// Something that is not what was listed under its name. What is there now is missing from the snapshot, if anything is.
+    pub(super) fn replaced(path: PathBuf) -> Self {
+        let kind = if is_there(&path) { ProblemKind::Unreadable } else { ProblemKind::Gone };
+        Self::new(kind, path, "was replaced by something else before it was read")
     }
 
     /// What it means.
@@ -71,7 +78,7 @@ impl Problem {
 
     /// What it is about: an absolute path.
     #[must_use]
-    pub fn path(&self) -> &std::path::Path {
+    pub fn path(&self) -> &Path {
         &self.path
     }
 
@@ -92,6 +99,14 @@ impl Problem {
     }
 }
 
+/// Whether a name is there once more, as something that is backed up. Only a clear "no" counts.
+fn is_there(path: &Path) -> bool {
+    match rustix::fs::statat(rustix::fs::CWD, path, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(stat) => FileType::from_raw_mode(stat.st_mode) != FileType::Socket,
+        Err(e) => e != Errno::NOENT,
+    }
+}
+
 /// `/path: what happened`, invalid UTF-8 replaced and control characters escaped.
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -103,3 +118,26 @@ impl fmt::Display for Problem {
 }
 
 impl std::error::Error for Problem {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_there_no_longer_is_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let (there, gone) = (dir.path().join("there"), dir.path().join("gone"));
+        std::fs::write(&there, "x").unwrap();
+        let socket = dir.path().join("socket");
+        let _listens = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        let kind = |path: &Path, errno| Problem::at(path.to_owned(), "open", errno).kind();
+        // A network file system that is stale as a whole has everything, and shows nothing.
+        for errno in [Errno::STALE, Errno::LOOP, Errno::NOTDIR, Errno::NXIO] {
+            assert_eq!(kind(&there, errno), ProblemKind::Unreadable, "{errno:?}");
+            assert_eq!(kind(&gone, errno), ProblemKind::Gone, "{errno:?}");
+        }
+        assert_eq!(kind(&socket, Errno::NXIO), ProblemKind::Gone, "sockets are not backed up");
+        assert_eq!(kind(&there, Errno::NOENT), ProblemKind::Gone);
+        assert_eq!(kind(&gone, Errno::IO), ProblemKind::Unreadable);
+    }
+}

@@ -33,3 +33,21 @@ pub fn is_root_or_passed_as_root(module: &str, name: &str, need: Need) -> bool {
     assert!(passed, "{test} needs root ({need:?}), and in a user namespace it did not pass: run it as root.\n{text}");
     false
 }
+
+/// A file system in memory, mounted at a directory until it is dropped. Needs [`Need::Mounts`].
+pub struct Tmpfs<'a>(&'a std::path::Path);
+
+impl<'a> Tmpfs<'a> {
+    #[track_caller]
+    pub fn mount(at: &'a std::path::Path) -> Self {
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "none"]).arg(at).output().unwrap();
+        assert!(mounted.status.success(), "root may not mount here: {}", String::from_utf8_lossy(&mounted.stderr));
+        Self(at)
+    }
+}
+
+impl Drop for Tmpfs<'_> {
+    fn drop(&mut self) {
+        assert!(Command::new("umount").arg(self.0).status().unwrap().success());
+    }
+}

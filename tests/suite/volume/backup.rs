@@ -178,31 +178,37 @@ fn a_file_that_changes_while_it_is_read_is_noticed() {
     let found = volume.list(&root).unwrap().entries.remove(0);
 
     let mut file = volume.open_file(&root, &found).unwrap();
-    assert_eq!(file.read_small(1 << 20).unwrap().len(), 10_000);
+    assert_eq!(file.read_small(1 << 20).unwrap().unwrap().len(), 10_000);
     assert!(!file.changed().unwrap());
     std::thread::sleep(Duration::from_millis(20));
     std::fs::write(&path, vec![2; 12_000]).unwrap();
     assert!(file.changed().unwrap());
 
-    // It has grown since it was listed: all of it comes, up to the limit.
+    // It has grown since it was listed: all of it comes, or nothing.
     let mut file = volume.open_file(&root, &found).unwrap();
-    assert_eq!(file.read_small(1 << 20).unwrap().len(), 12_000);
-    assert_eq!(volume.open_file(&root, &found).unwrap().read_small(11_000).unwrap().len(), 11_000);
+    assert_eq!(file.read_small(1 << 20).unwrap().unwrap().len(), 12_000);
+    assert_eq!(volume.open_file(&root, &found).unwrap().read_small(12_000).unwrap().unwrap().len(), 12_000);
+    assert_eq!(volume.open_file(&root, &found).unwrap().read_small(11_999).unwrap(), None);
+    // It grows between opening and reading.
+    let mut file = volume.open_file(&root, &found).unwrap();
+    std::fs::write(&path, vec![2; 14_000]).unwrap();
+    assert_eq!(file.read_small(13_000).unwrap(), None);
 
     // Replaced by a rename, as editors do: it is read, and said to have changed.
     std::fs::write(dir.path().join("new"), "new").unwrap();
     std::fs::rename(dir.path().join("new"), &path).unwrap();
     let mut file = volume.open_file(&root, &found).unwrap();
-    assert_eq!(file.read_small(1 << 20).unwrap(), b"new");
+    assert_eq!(file.read_small(1 << 20).unwrap().unwrap(), b"new");
     assert!(file.changed().unwrap());
 
-    // Replaced by a link: not followed.
+    // Replaced by a link: not followed, and what is there now is not in the snapshot.
+    let missing = || volume.open_file(&root, &found).unwrap_err().makes_incomplete(OnChange::Warn);
     std::fs::remove_file(&path).unwrap();
     symlink("/etc/passwd", &path).unwrap();
-    assert!(volume.open_file(&root, &found).unwrap_err().is_gone());
+    assert!(missing());
     std::fs::remove_file(&path).unwrap();
     rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, rustix::fs::Mode::from_raw_mode(0o600), 0).unwrap();
-    assert!(volume.open_file(&root, &found).unwrap_err().is_gone(), "and a pipe is not waited for");
+    assert!(missing(), "and a pipe is not waited for");
     std::fs::remove_file(&path).unwrap();
     let gone = volume.open_file(&root, &found).unwrap_err();
     assert_eq!(gone.kind(), ProblemKind::Gone);
@@ -218,7 +224,7 @@ fn a_directory_replaced_by_a_link_is_not_entered() {
     let found = volume.list(&root).unwrap().entries.remove(0);
     std::fs::remove_dir_all(dir.path().join("sub")).unwrap();
     symlink("/etc", dir.path().join("sub")).unwrap();
-    assert!(volume.enter(&root, &found).unwrap_err().is_gone());
+    assert!(volume.enter(&root, &found).unwrap_err().makes_incomplete(OnChange::Warn));
 }
 
 #[test]

@@ -85,7 +85,7 @@ impl Memory {
                     Ok(mut file) => {
                         // Both ways of reading must agree.
                         let content = if found.size < 100_000 {
-                            file.read_small(512 << 10).unwrap()
+                            file.read_small(512 << 10).unwrap().unwrap()
                         } else {
                             let mut content = Vec::new();
                             file.read_to_end(&mut content).unwrap();

@@ -10,6 +10,7 @@ use strongroom::restore::directory::{self, Options, Progress};
 use strongroom::runtime::Cancel;
 
 use super::memory::{Memory, restore, restore_whole};
+use crate::support::namespace::{Need, Tmpfs, is_root_or_passed_as_root};
 use crate::support::tree::{self, Compare, assert_same, hostile_tree, noise};
 
 #[test]
@@ -209,6 +210,53 @@ fn what_a_backup_could_not_read_is_said_again() {
     let report = restore(&memory, &root, &to, &Options::default(), &Progress::default());
     assert!(report.problems[0].contains("input/output error"), "{:?}", report.problems);
     assert!(!to.join("bad").exists() && to.join("good").exists());
+}
+
+#[test]
+fn what_is_mounted_below_a_target_is_not_removed_from() {
+    if !is_root_or_passed_as_root(module_path!(), "what_is_mounted_below_a_target_is_not_removed_from", Need::Mounts) {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (from, to) = (dir.path().join("from"), dir.path().join("to"));
+    // As a backup finds it that leaves other file systems out, or of a night when it was not mounted.
+    std::fs::create_dir_all(from.join("nfs")).unwrap();
+    std::fs::write(from.join("file"), "x").unwrap();
+    let memory = Memory::new();
+    let root = memory.backup_of(&from);
+    let mount = to.join("nfs");
+    std::fs::create_dir_all(&mount).unwrap();
+    std::fs::write(to.join("extra"), "x").unwrap();
+    let _mounted = Tmpfs::mount(&mount);
+    std::fs::create_dir(mount.join("theirs")).unwrap();
+    std::fs::write(mount.join("theirs/precious"), "x").unwrap();
+    let delete = Options { delete: true, ..Options::default() };
+    let report = restore(&memory, &root, &to, &delete, &Progress::default());
+    assert!(mount.join("theirs/precious").exists() && !to.join("extra").exists());
+    assert!(report.problem_count == 1 && report.problems[0].contains("another file system"), "{:?}", report.problems);
+    // A cluster's directories are its own wherever they are.
+    restore_whole(&memory, &root, &to, &Options { delete_mounted: true, ..delete });
+    assert_eq!(std::fs::read_dir(&mount).unwrap().count(), 0);
+}
+
+#[test]
+fn nothing_is_removed_from_a_directory_that_the_backup_could_not_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let (from, to) = (dir.path().join("from"), dir.path().join("to"));
+    std::fs::create_dir_all(from.join("locked/below")).unwrap();
+    let memory = Memory::new();
+    let mut root = memory.backup_of(&from);
+    let mut nodes = memory.trees.lock()[&root.tree].clone();
+    nodes[0].error = Some("permission denied".into());
+    root.tree = memory.add_tree(nodes);
+    std::fs::create_dir_all(to.join("locked/below")).unwrap();
+    for extra in ["extra", "locked/kept", "locked/below/extra"] {
+        std::fs::write(to.join(extra), "x").unwrap();
+    }
+    let report = restore(&memory, &root, &to, &Options { delete: true, ..Options::default() }, &Progress::default());
+    assert!(report.problem_count == 1 && report.problems[0].contains("permission denied"), "{:?}", report.problems);
+    assert!(to.join("locked/kept").exists() && !to.join("extra").exists());
+    assert!(!to.join("locked/below/extra").exists(), "what is below was read whole");
 }
 
 #[test]

@@ -3,11 +3,16 @@
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
 
+use strongroom::app::backup;
 use strongroom::restore::directory::{Options, Progress};
+use strongroom::runtime::{Cancel, Clock as _, SystemClock, TestClock};
+use strongroom::source::SourceSettings;
 use strongroom::source::volume::{Settings, Volume};
 
 use super::memory::{Memory, restore};
+use crate::backup::{init, request};
 use crate::support::namespace::{Need, is_root_or_passed_as_root};
 use crate::support::tree::{Compare, assert_same, hostile_tree, is_root};
 
@@ -120,4 +125,79 @@ fn reads_what_is_open(place: &Path) {
     for problem in [volume.open_file(&root, find("secret")).unwrap_err(), volume.enter(&root, find("locked")).unwrap_err()] {
         assert!(problem.makes_incomplete(settings.on_change) && problem.to_string().contains("ermission denied"), "{problem}");
     }
+}
+
+#[test]
+fn what_somebody_may_not_read_stays_missing_and_is_counted() {
+    let dir = tempfile::Builder::new().permissions(PermissionsExt::from_mode(0o755)).tempdir().unwrap();
+    for name in ["repo", "few/listed", "many"] {
+        std::fs::create_dir_all(dir.path().join(name)).unwrap();
+    }
+    let mode = |name: &str, mode| std::fs::set_permissions(dir.path().join(name), PermissionsExt::from_mode(mode)).unwrap();
+    // Has no content to be read, but an attribute.
+    let attribute = dir.path().join("few/attribute");
+    std::fs::write(&attribute, "").unwrap();
+    rustix::fs::lsetxattr(&attribute, "user.note", b"x", rustix::fs::XattrFlags::empty()).unwrap();
+    mode("few/attribute", 0);
+    // Its entries have names, and nobody may ask what they are.
+    std::fs::write(dir.path().join("few/listed/file"), "x").unwrap();
+    mode("few/listed", 0o444);
+    for n in 0..1100 {
+        std::fs::write(dir.path().join(format!("many/{n}")), "x").unwrap();
+        mode(&format!("many/{n}"), 0);
+    }
+    if is_root() {
+        std::os::unix::fs::chown(dir.path().join("repo"), Some(12345), Some(12345)).unwrap();
+        as_somebody("volume::unprivileged::as_somebody_back_up", dir.path());
+    } else {
+        backs_up_what_is_open(dir.path());
+    }
+    mode("few/listed", 0o755);
+}
+
+#[test]
+#[ignore = "runs as a part of what_somebody_may_not_read_stays_missing_and_is_counted"]
+fn as_somebody_back_up() {
+    let place = std::env::var_os(PLACE).expect("started by another test");
+    backs_up_what_is_open(Path::new(&place));
+}
+
+#[tokio::main]
+async fn backs_up_what_is_open(place: &Path) {
+    assert!(!is_root());
+    let repo = init(&place.join("repo")).await;
+    // Later than everything was changed, so that what is the same is not asked for again.
+    let now = SystemClock.now();
+    let clock = TestClock::new(strongroom::model::Time::new(now.secs + 60, 0));
+    let back_up = async |name: &str| {
+        let source = SourceSettings::Volume(Settings { path: place.join(name), ..Settings::default() });
+        backup::run(&repo, request(source), Arc::new(clock.clone()), &Cancel::new()).await.unwrap()
+    };
+    for night in 1..=2 {
+        let report = back_up("few").await;
+        assert!(!report.complete && report.missing_count == 2, "night {night}: {:?}", report.missing);
+        for what in ["few/attribute: read extended attributes", "few/listed/file: look at"] {
+            assert!(report.missing.iter().any(|m| m.contains(what)), "night {night}: {:?}", report.missing);
+        }
+        clock.set(strongroom::model::Time::new(now.secs + 120, 0));
+    }
+    let reader = repo.reader(repo.load_index().await.unwrap());
+    let snapshots = repo.load_snapshots().await.unwrap();
+    let mut tree = snapshots.into_iter().max_by_key(|s| s.file.time).unwrap().file.tree;
+    let path = place.join("few/listed");
+    tokio::task::spawn_blocking(move || {
+        let mut error = None;
+        for name in path.strip_prefix("/").unwrap() {
+            let node = reader.entry(tree, name.as_encoded_bytes()).unwrap().unwrap();
+            let strongroom::model::NodeKind::Dir { subtree: Some(below) } = node.kind else { panic!("a directory") };
+            (tree, error) = (below, node.error);
+        }
+        assert!(error.is_some_and(|e| e.contains("ermission denied")), "an empty directory is not all there is");
+    })
+    .await
+    .unwrap();
+
+    let report = back_up("many").await;
+    assert_eq!((report.missing.len(), report.missing_count), (1000, 1100));
+    assert_eq!((report.complete, report.warning_count), (false, 0), "{:?}", report.warnings);
 }

@@ -11,6 +11,8 @@
 mod entries;
 mod finish;
 mod read;
+#[cfg(test)]
+mod tests;
 mod was;
 
 use std::collections::HashMap;
@@ -20,6 +22,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use parking_lot::{Condvar, Mutex};
 
 use super::stats::ArchiveStats;
+use super::told::Told;
 use crate::error::{Context, Error, Kind, Result};
 use crate::model::{Id, Node, NodeKind, Time};
 use crate::repository::{Lane, LargeTree, Reader, SMALL_FILE, TreePart, Writer};
@@ -46,8 +49,10 @@ pub(super) struct Parent {
 pub(super) struct Archived {
     /// Tree of the volume's root.
     pub(super) tree: Id,
-    /// What could not be read or changed while it was.
-    pub(super) problems: Vec<Problem>,
+    /// What makes the snapshot incomplete.
+    pub(super) missing: Told,
+    /// What else was met.
+    pub(super) warnings: Told,
 }
 
 /// Everything the threads share.
@@ -59,8 +64,10 @@ struct Walk {
     cancel: Cancel,
     stack: Mutex<Stack>,
     work: Condvar,
-    problems: Mutex<Vec<Problem>>,
-    links: Mutex<HashMap<(u64, u64), Vec<Id>>>,
+    missing: Mutex<Told>,
+    warnings: Mutex<Told>,
+    /// Content and length of what has several names.
+    links: Mutex<HashMap<(u64, u64), (Vec<Id>, u64)>>,
     root: Mutex<Option<Id>>,
 }
 
@@ -140,19 +147,7 @@ pub(super) fn archive(
     cancel: &Cancel,
     threads: usize,
 ) -> Result<Archived> {
-    let parent_tree = parent.as_ref().map(|p| p.tree);
-    let walk = Arc::new(Walk {
-        volume,
-        writer: writer.clone(),
-        parent,
-        stats,
-        cancel: cancel.clone(),
-        stack: Mutex::new(Stack { tasks: vec![Task::Root { dir: root, was: parent_tree }], ..Stack::default() }),
-        work: Condvar::new(),
-        problems: Mutex::default(),
-        links: Mutex::default(),
-        root: Mutex::default(),
-    });
+    let walk = Walk::new(volume, root, parent, writer, stats, cancel);
     std::thread::scope(|scope| {
         for n in 0..threads.max(1) {
             let walk = &walk;
@@ -163,33 +158,65 @@ pub(super) fn archive(
             }
         }
     });
-    // Walkers are done; lanes may still be storing the last directories.
-    while walk.root.lock().is_none() {
-        writer.check()?;
-        cancel.check()?;
-        std::thread::sleep(std::time::Duration::from_millis(1));
-    }
-    writer.check()?;
-    let tree = walk.root.lock().ok_or_else(|| Error::new(Kind::Bug, "a volume without a tree"))?;
-    let problems = std::mem::take(&mut *walk.problems.lock());
-    Ok(Archived { tree, problems })
+    walk.archived()
 }
 
 impl Walk {
+    fn new(
+        volume: Volume,
+        root: Dir,
+        parent: Option<Parent>,
+        writer: &Writer,
+        stats: Arc<ArchiveStats>,
+        cancel: &Cancel,
+    ) -> Arc<Self> {
+        let parent_tree = parent.as_ref().map(|p| p.tree);
+        Arc::new(Self {
+            volume,
+            writer: writer.clone(),
+            parent,
+            stats,
+            cancel: cancel.clone(),
+            stack: Mutex::new(Stack { tasks: vec![Task::Root { dir: root, was: parent_tree }], ..Stack::default() }),
+            work: Condvar::new(),
+            missing: Mutex::default(),
+            warnings: Mutex::default(),
+            links: Mutex::default(),
+            root: Mutex::default(),
+        })
+    }
+
+    /// What came of it. Walkers are done; lanes may still be storing the last directories.
+    fn archived(&self) -> Result<Archived> {
+        while self.root.lock().is_none() {
+            self.writer.check()?;
+            self.cancel.check()?;
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        self.writer.check()?;
+        let tree = self.root.lock().ok_or_else(|| Error::new(Kind::Bug, "a volume without a tree"))?;
+        let (missing, warnings) = (std::mem::take(&mut *self.missing.lock()), std::mem::take(&mut *self.warnings.lock()));
+        Ok(Archived { tree, missing, warnings })
+    }
+
     fn run(self: &Arc<Self>) {
         while let Some(task) = self.take() {
-            let done = match task {
-                Task::Root { dir, was } => self.root(dir, was),
-                Task::Dir { found, place } => self.enter(found, place),
-                Task::File { open, found, at } => self.large_file(&open, &found, at),
-                Task::Rest(listing) => self.list(*listing),
-            };
-            if let Err(e) = done {
-                self.writer.fail(e);
-                self.stop();
-            }
-            self.put_back();
+            self.work_on(task);
         }
+    }
+
+    fn work_on(self: &Arc<Self>, task: Task) {
+        let done = match task {
+            Task::Root { dir, was } => self.root(dir, was),
+            Task::Dir { found, place } => self.enter(found, place),
+            Task::File { open, found, at } => self.large_file(&open, &found, at),
+            Task::Rest(listing) => self.list(*listing),
+        };
+        if let Err(e) = done {
+            self.writer.fail(e);
+            self.stop();
+        }
+        self.put_back();
     }
 
     fn take(&self) -> Option<Task> {
@@ -251,7 +278,9 @@ impl Walk {
     }
 
     fn problem(&self, problem: Problem) {
-        self.problems.lock().push(problem);
+        let incomplete = problem.makes_incomplete(self.volume.settings().on_change);
+        let told = if incomplete { &self.missing } else { &self.warnings };
+        told.lock().add(&problem);
     }
 
     fn root(self: &Arc<Self>, dir: Dir, was: Option<Id>) -> Result<()> {
@@ -285,7 +314,8 @@ impl Walk {
     fn list(self: &Arc<Self>, mut listing: Listing) -> Result<()> {
         let open = listing.open.clone();
         while let Some(part) = self.volume.look_at_some(&open.dir, &mut listing.names) {
-            self.problems.lock().extend(part.problems);
+            self.note_partial(&open, &part.problems);
+            part.problems.into_iter().for_each(|problem| self.problem(problem));
             let number = open.entries.lock().next_part();
             let mut nodes: Vec<Option<Node>> = Vec::with_capacity(part.entries.len());
             let (mut small, mut later) = (Vec::new(), Vec::new());
@@ -323,6 +353,16 @@ impl Walk {
             self.give_turn_back();
         }
         self.entry_done(&open, None, Via::Walker)
+    }
+
+    /// Marks a directory of which not all entries could be told, so that nobody takes what was found for everything.
+    fn note_partial(&self, open: &OpenDir, problems: &[Problem]) {
+        let Some(place) = &open.place else { return };
+        let Some(problem) = problems.iter().find(|p| !p.is_gone()) else { return };
+        place.open.same.store(false, Ordering::Relaxed);
+        if let Some(Some(node)) = place.open.entries.lock().entry(place.at) {
+            node.error.get_or_insert_with(|| problem.to_string());
+        }
     }
 
     fn small_files(self: &Arc<Self>, open: &Arc<OpenDir>, small: Vec<(Found, Slot)>) -> Result<()> {
@@ -376,15 +416,22 @@ impl Walk {
             }
             return Ok(Some(node));
         }
+        let mut failed = None;
         if let Err(problem) = self.volume.complete(&open.dir, found) {
             let gone = problem.is_gone();
+            failed = Some(problem.to_string());
             self.problem(problem);
             if gone {
                 open.same.store(false, Ordering::Relaxed);
                 return Ok(None);
             }
+            // No entry has this one: the next backup asks again, instead of taking over what is missing here.
+            found.meta.ctime = Time::default();
         }
-        let node = self.volume.to_node(found);
+        let mut node = self.volume.to_node(found);
+        if found.kind == FoundKind::Symlink && found.target.is_empty() {
+            node.error = failed;
+        }
         match found.kind {
             FoundKind::Dir => {
                 let was = match &old {

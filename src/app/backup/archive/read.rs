@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use rustix::io::Errno;
 
 use super::{OpenDir, Slot, Via, Walk, add};
 use crate::error::{Context, Result};
@@ -13,12 +14,14 @@ use crate::source::volume::{Found, Problem};
 impl Walk {
     /// Reads a file of one blob and hands it in.
     pub(super) fn small_file(self: &Arc<Self>, open: &Arc<OpenDir>, found: &Found, at: Slot) -> Result<()> {
-        if let Some(content) = self.linked(found) {
-            self.set_content(open, at, content, found.size);
+        if let Some((content, size)) = self.linked(found) {
+            self.set_content(open, at, content, size);
             return self.entry_done(open, Some(at), Via::Walker);
         }
         let data = match self.read_small(open, found) {
-            Ok(data) => data,
+            Ok(Some(data)) => data,
+            // It has grown since it was listed.
+            Ok(None) => return self.large_file(open, found, at),
             Err(problem) => {
                 self.give_up(open, at, problem);
                 return self.entry_done(open, Some(at), Via::Walker);
@@ -33,7 +36,7 @@ impl Walk {
         let done: Done = Box::new(move |lane, saved| {
             let Some(saved) = saved else { return };
             if let Some(key) = link {
-                walk.links.lock().insert(key, vec![saved.id]);
+                walk.links.lock().insert(key, (vec![saved.id], size));
             }
             walk.set_content(&open, at, vec![saved.id], size);
             if let Err(e) = walk.entry_done(&open, Some(at), Via::Lane(lane)) {
@@ -44,17 +47,27 @@ impl Walk {
         Ok(())
     }
 
-    pub(super) fn read_small(&self, open: &OpenDir, found: &Found) -> std::result::Result<Vec<u8>, Problem> {
+    /// `None`: it is small no longer.
+    fn read_small(&self, open: &OpenDir, found: &Found) -> std::result::Result<Option<Vec<u8>>, Problem> {
         let mut again = false;
         loop {
             let mut file = self.volume.open_file(&open.dir, found)?;
-            let data = file.read_small(SMALL_FILE)?;
+            let data = match file.read_small(SMALL_FILE) {
+                Ok(Some(data)) => data,
+                Ok(None) => return Ok(None),
+                // A network file system may have another file of this name by now, or none.
+                Err(_) if !again => {
+                    again = true;
+                    continue;
+                }
+                Err(problem) => return Err(problem),
+            };
             if !file.changed()? {
-                return Ok(data);
+                return Ok(Some(data));
             }
             if again {
                 self.problem(Problem::changed(&open.dir, found));
-                return Ok(data);
+                return Ok(Some(data));
             }
             again = true;
         }
@@ -62,8 +75,8 @@ impl Walk {
 
     /// Reads a file of several blobs; other walkers go on with other tasks meanwhile.
     pub(super) fn large_file(self: &Arc<Self>, open: &Arc<OpenDir>, found: &Found, at: Slot) -> Result<()> {
-        if let Some(content) = self.linked(found) {
-            self.set_content(open, at, content, found.size);
+        if let Some((content, size)) = self.linked(found) {
+            self.set_content(open, at, content, size);
             return self.entry_done(open, Some(at), Via::Walker);
         }
         let mut again = false;
@@ -79,6 +92,10 @@ impl Walk {
             let mut into = self.writer.file(Chunking::Content);
             if let Err(e) = into.read_all(&mut file) {
                 self.writer.check()?;
+                if !again && e.raw_os_error() == Some(Errno::STALE.raw_os_error()) {
+                    again = true;
+                    continue;
+                }
                 self.give_up(open, at, Problem::unreadable(&open.dir, found, &e));
                 break;
             }
@@ -92,7 +109,7 @@ impl Walk {
                 self.problem(Problem::changed(&open.dir, found));
             }
             if let Some(key) = link_key(found) {
-                self.links.lock().insert(key, content.content.clone());
+                self.links.lock().insert(key, (content.content.clone(), content.size));
             }
             self.set_content(open, at, content.content, content.size);
             break;
@@ -100,7 +117,8 @@ impl Walk {
         self.entry_done(open, Some(at), Via::Walker)
     }
 
-    pub(super) fn linked(&self, found: &Found) -> Option<Vec<Id>> {
+    /// What was stored of another name of the file, and how long it was then.
+    fn linked(&self, found: &Found) -> Option<(Vec<Id>, u64)> {
         self.links.lock().get(&link_key(found)?).cloned()
     }
 
