@@ -50,24 +50,32 @@ pub struct Record {
 /// # Errors
 /// The reader's.
 pub fn ends(segment: impl Read, start: Lsn) -> std::io::Result<Ends> {
-    let mut pages = Pages { input: segment, start, at: 0, page: 8192 };
+    let mut pages = Pages { input: segment, start, at: 0, page: 8192, within: true, cut: false };
     let mut ends = Ends::default();
     let Some(rest) = pages.first()? else { return Ok(ends) };
     let mut left = u64::from(rest);
     let mut begin = None;
     loop {
-        if !pages.skip(left)? {
+        if pages.skip(left)? {
+            if let Some(begin) = begin.take() {
+                ends.last = Some(Record { begin, end: pages.position() });
+            }
+            if !pages.align()? {
+                return Ok(ends);
+            }
+        } else if !pages.goes_on() {
             return Ok(ends);
         }
-        if let Some(begin) = begin {
-            ends.last = Some(Record { begin, end: pages.position() });
-        }
-        if !pages.align()? {
-            return Ok(ends);
-        }
+        (begin, left) = (None, 0);
         let here = pages.position();
         let mut header = [0; RECORD_HEADER];
-        let Some(()) = pages.take(&mut header)? else { return Ok(ends) };
+        pages.within = false;
+        if pages.take(&mut header)?.is_none() {
+            if pages.goes_on() {
+                continue;
+            }
+            return Ok(ends);
+        }
         let length = u64::from(u32_at(&header, 0));
         let (info, manager) = (header.get(16).copied().unwrap_or(0), header.get(17).copied().unwrap_or(0));
         if length < RECORD_HEADER as u64 {
@@ -77,17 +85,23 @@ pub fn ends(segment: impl Read, start: Lsn) -> std::io::Result<Ends> {
             ends.last = Some(Record { begin: here, end: pages.position() });
             return Ok(ends);
         }
-        begin = Some(here);
+        let mut body = [0; 32];
         left = length - RECORD_HEADER as u64;
         let kind = info & XACT_KINDS;
         if manager == RM_XACT && kind != XACT_PREPARE && kind < XACT_OTHERS {
-            let mut body = [0; 32];
             let len = left.min(body.len() as u64);
             let body = body.get_mut(..len as usize).unwrap_or_default();
-            let Some(()) = pages.take(body)? else { return Ok(ends) };
+            if pages.take(body)?.is_none() {
+                if pages.goes_on() {
+                    left = 0;
+                    continue;
+                }
+                return Ok(ends);
+            }
             left -= len;
             ends.newest = ends.newest.max(time_of(body));
         }
+        begin = Some(here);
     }
 }
 
@@ -120,6 +134,10 @@ struct Pages<R> {
     /// Bytes read so far.
     at: u64,
     page: u64,
+    /// Whether what comes next belongs to a record that has begun.
+    within: bool,
+    /// The record that had begun does not go on: a server crashed before it was whole, and began another one on this page.
+    cut: bool,
 }
 
 impl<R: Read> Pages<R> {
@@ -134,6 +152,11 @@ impl<R: Read> Pages<R> {
             return Ok(None);
         }
         Ok(Some(if u16_at(&header, 2) & CONTINUED == 0 { 0 } else { u32_at(&header, 16) }))
+    }
+
+    /// After a record that could not be read to its end: whether another one begins here.
+    fn goes_on(&mut self) -> bool {
+        std::mem::take(&mut self.cut)
     }
 
     fn position(&self) -> Lsn {
@@ -164,6 +187,10 @@ impl<R: Read> Pages<R> {
             if !self.raw(&mut header)? || !self.fits(&header, offset) {
                 return Ok(0);
             }
+            if self.within && u16_at(&header, 2) & CONTINUED == 0 {
+                self.cut = true;
+                return Ok(0);
+            }
         }
         Ok(self.page - self.at % self.page)
     }
@@ -176,6 +203,7 @@ impl<R: Read> Pages<R> {
             if room == 0 || !self.raw(now)? {
                 return Ok(None);
             }
+            self.within = true;
             into = later;
         }
         Ok(Some(()))
@@ -212,16 +240,21 @@ mod tests {
     /// Lays records out in pages as a server does, behind `rest` bytes of an earlier record.
     fn segment(rest: u32, records: &[Vec<u8>]) -> Vec<u8> {
         let mut content = vec![0u8; rest as usize];
+        let mut spans = vec![(0, content.len())];
         for record in records {
             content.resize(content.len().next_multiple_of(8), 0);
+            spans.push((content.len(), content.len() + record.len()));
             content.extend_from_slice(record);
         }
         let mut out = Vec::new();
+        let all = content.len();
         let mut content = content.as_slice();
         while !content.is_empty() {
             let first = out.is_empty();
             let mut header = vec![0u8; if first { FIRST_PAGE_HEADER } else { PAGE_HEADER }];
-            header[2] = if first { 2 } else { 0 } | u8::from(first && rest > 0);
+            let at = all - content.len();
+            let continued = spans.iter().any(|(from, to)| *from < at && at < *to) || (first && rest > 0);
+            header[2] = if first { 2 } else { 0 } | u8::from(continued);
             header[8..16].copy_from_slice(&(START + out.len() as u64).to_le_bytes());
             if first {
                 header[16..20].copy_from_slice(&rest.to_le_bytes());
@@ -273,6 +306,15 @@ mod tests {
         // It goes on behind a page's header, or begins there.
         assert_eq!(last(&segment(0, &[other(9000)])), Some((40, 40 + 24 + 9000 + 24)));
         assert_eq!(last(&segment(0, &[other(8192 - 40 - 24), other(1)])), Some((8192, 8192 + 24 + 25)));
+        // A server crashed in the middle of it, and went on with the next page.
+        let mut crashed = segment(0, &[other(13), other(20_000)]);
+        let mut next = segment(0, &[commit(0, &[255, 8], 5), other(1)]);
+        next.drain(..FIRST_PAGE_HEADER);
+        crashed[8192 + 2] = 0;
+        crashed[8192 + PAGE_HEADER..16384].fill(0);
+        crashed[8192 + PAGE_HEADER..][..200].copy_from_slice(&next[..200]);
+        assert_eq!(read(&crashed), Some(5));
+        assert_eq!(last(&crashed), Some((8192 + 24 + 56, 8192 + 24 + 56 + 25)));
         // Cut off: by the end of the input, and by that of the pages that belong to it.
         let mut cut = segment(0, &[other(13), other(20_000)]);
         assert_eq!(last(&cut[..8192]), Some((40, 77)));

@@ -50,11 +50,8 @@ async fn stretches(folder: &Folder, survey: &Survey, target: &Target) -> Result<
     let size = survey.segment_size();
     let mut out = Vec::new();
     for coverage in survey.coverage() {
-        let mut runs: Vec<Stretch> = coverage
-            .ranges
-            .iter()
-            .map(|r| stretch(coverage.timeline, r.from, r.to, Ends::default()))
-            .collect();
+        let mut runs: Vec<Stretch> =
+            coverage.ranges.iter().map(|r| stretch(coverage.timeline, r.from, r.to, Ends::default())).collect();
         if let Some(unfinished) = coverage.unfinished
             && let Some(tip) = tip(folder, unfinished, size).await?
         {

@@ -34,8 +34,7 @@ pub fn restore(script: &mut dyn Read, server: &ConnectionSettings, client_dirs: 
     let server = server.pinned(session.endpoint());
     drop(session);
     // With the codes of errors, which are the same in every language.
-    let options =
-        ["--no-psqlrc", "--quiet", "--no-password", "--set=ON_ERROR_STOP=0", "--set=VERBOSITY=verbose", "--file=-"];
+    let options = ["--no-psqlrc", "--quiet", "--no-password", "--set=ON_ERROR_STOP=0", "--set=VERBOSITY=verbose", "--file=-"];
     let program = tools.tool("psql")?.args(options);
     let program = program.arg(format!("--dbname={}", server.dbname_argument(server.database().unwrap_or("postgres"))));
     let tally = Arc::new(Mutex::new(Tally::default()));

@@ -300,9 +300,8 @@ fn end(base: &Base, archived: Option<&Archived>, reach: &Reach, wish: &Wish) -> 
             (Some(newest), Some(gap)) => return Err(format!("{gap}; the newest commit before it is of {newest}")),
             (None, Some(gap)) => return Err(gap),
             (newest, None) => {
-                let none_after = newest.is_some()
-                    || reach.to == base.facts.stop
-                    || reach.quiet_after.is_some_and(|quiet| quiet <= *time);
+                let none_after =
+                    newest.is_some() || reach.to == base.facts.stop || reach.quiet_after.is_some_and(|quiet| quiet <= *time);
                 all = if none_after { everything(base, reach) } else { None };
                 notes.push(match (&all, newest) {
                     (Some(_), Some(newest)) => format!(
@@ -335,14 +334,7 @@ fn end(base: &Base, archived: Option<&Archived>, reach: &Reach, wish: &Wish) -> 
     Ok(End { everything: all.is_some(), target: all.unwrap_or(target), notes })
 }
 
-fn assemble(
-    base: &Base,
-    has_archive: bool,
-    history: &TimelineHistory,
-    reach: &Reach,
-    wish: &Wish,
-    end: End,
-) -> Plan {
+fn assemble(base: &Base, has_archive: bool, history: &TimelineHistory, reach: &Reach, wish: &Wish, end: End) -> Plan {
     let End { target, everything, notes } = end;
     let facts = &base.facts;
     let to = match target {
