@@ -5,16 +5,18 @@ use std::sync::Arc;
 
 use super::facts::{is_complete, is_of_job};
 use super::read_lock::with_read_lock;
-use super::select::{self, Found, Pick};
+use super::restore::{Source, choose, source_of};
+use super::select::{self, Found, Pick, Reference};
 use super::{Context, memory_share};
 use crate::crypto::sha256_many;
 use crate::error::{Context as _, Error, Kind, Result};
-use crate::model::{Id, JobName, Node, NodeKind, TenantName};
+use crate::model::{Id, JobName, Node, NodeKind, Selector, TenantName};
 use crate::repository::{self, BlobType, Reader, Snapshot};
 use crate::restore::directory::marker::{self, Answer, Decision, TargetState};
 use crate::restore::directory::{self, Blobs, Got, Root, Want, WriteChunks};
 pub use crate::restore::directory::{Options, Progress, Report};
 use crate::runtime::Cancel;
+use crate::source::SourceSettings;
 
 /// What a thread that fetches takes, in bytes; two rounds are fetched at the same time.
 const FETCH_THREAD: u64 = 8 << 20;
@@ -76,14 +78,15 @@ pub enum IfEmpty {
 ///
 /// # Errors
 /// Also whenever it could not be found out whether there is a snapshot: repository not there or not reached, wrong
-/// password, or only incomplete snapshots. Unknown is not empty, so whoever waits must go on waiting.
+/// password, or only incomplete or altered snapshots. Unknown is not empty, so whoever waits must go on waiting.
+/// [`Kind::Usage`] for a job or a snapshot of another source: its files alone are not what it restores to.
 pub async fn if_empty(
     ctx: &Context,
     tenant: &TenantName,
     job: &JobName,
     pick: &Pick,
     to: PathBuf,
-    options: Options,
+    mut options: Options,
     progress: Arc<Progress>,
 ) -> Result<IfEmpty> {
     let target = to.clone();
@@ -109,8 +112,15 @@ pub async fn if_empty(
         }
         Decision::Restore(found) => {
             let id = found.snapshot.id;
-            let target = to.clone();
-            super::blocking(move || marker::begin(&target, id)).await?;
+            match state {
+                // What the other snapshot left, of which none is known any more, is not to stay among the files of this one. The
+                // mark goes on naming the other one, so that this holds after one more interruption, too.
+                TargetState::Restoring(begun) if begun != id => options.delete = true,
+                _ => {
+                    let target = to.clone();
+                    super::blocking(move || marker::begin(&target, id)).await?;
+                }
+            }
             let report = run(&found, to.clone(), options, progress, memory_share(ctx.settings(), 1), ctx.cancel()).await?;
             if report.problem_count == 0 {
                 let now = ctx.clock().now();
@@ -123,6 +133,12 @@ pub async fn if_empty(
 
 /// `None` only if the repository was read and there is nothing of this job in it, whole or not.
 async fn ask(ctx: &Context, tenant: &TenantName, job: &JobName, pick: &Pick, state: TargetState) -> Result<Option<Found>> {
+    // Before anything is decided: the answer "there is no backup yet" leaves a mark, too.
+    if let Some(configured) = ctx.tenant(tenant)?.jobs.get(job)
+        && !matches!(configured.source, SourceSettings::Volume(_))
+    {
+        return Err(no_volume(format!("{tenant}/{job} backs up no volume ({})", configured.source.kind())));
+    }
     let repository = ctx.repository(tenant).await?;
     let snapshots = repository.load_snapshots().await?;
     let now = ctx.store_time(repository.store()).await?;
@@ -134,14 +150,26 @@ async fn ask(ctx: &Context, tenant: &TenantName, job: &JobName, pick: &Pick, sta
         TargetState::Restoring(id) => select::pick(&snapshots, Some(job), &Pick::Id(id.to_hex()), now).ok(),
         _ => None,
     };
-    let (snapshot, mut warnings) = match begun {
-        Some(begun) => begun,
-        None => select::pick(&snapshots, Some(job), pick, now)?,
+    let found = match begun {
+        Some((snapshot, mut warnings)) => {
+            if !is_complete(&snapshot.file) {
+                warnings.push("it goes on with the incomplete snapshot that it was begun with".to_owned());
+            }
+            Found { tenant: tenant.clone(), repository, snapshot, warnings }
+        }
+        None => {
+            let selector = Some(Selector { tenant: tenant.clone(), job: Some(job.clone()) });
+            choose(ctx, &Reference { selector, pick: pick.clone() }).await?
+        }
     };
-    if !is_complete(&snapshot.file) {
-        warnings.push("it goes on with the incomplete snapshot that it was begun with".to_owned());
+    if source_of(&found)? != Source::Volume {
+        return Err(no_volume(format!("snapshot {} of {tenant}/{job} is not of a volume", found.snapshot.id.short())));
     }
-    Ok(Some(Found { tenant: tenant.clone(), repository, snapshot, warnings }))
+    Ok(Some(found))
+}
+
+fn no_volume(what: String) -> Error {
+    Error::new(Kind::Usage, what).hint("--if-empty is for volumes. Restore without it, into a place of the right kind.")
 }
 
 /// The tree whose content belongs into the target.

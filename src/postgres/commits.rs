@@ -1,4 +1,5 @@
-//! When the newest commit in a segment of WAL was made, read from the segment itself: what a recovery to a time can reach.
+//! When the newest commit in a segment of WAL was made, and where its last record is, read from the segment itself: what a
+//! recovery to a time can reach, and where one that takes everything ends.
 //!
 //! Only what that needs of the format is known here, and it is the same in versions 13 to 18: pages with a header of 24 bytes
 //! (40 on the first page of a segment), records of a header of 24 bytes, aligned to 8, whose length comes first and which go on
@@ -24,37 +25,83 @@ const XACT_OTHERS: u8 = 0x50;
 /// 2000-01-01 in seconds since 1970.
 const EPOCH: i64 = 946_684_800;
 
-/// The newest time of a transaction's end in a segment that begins at `start`. Reads to the end of the log in it, which may be
-/// before the end of the input. `None` if there is none, or if this is no segment: whoever must know checks that elsewhere.
+/// What a segment says about where recovery can end.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Ends {
+    /// The newest time of a transaction's end.
+    pub newest: Option<Time>,
+    /// The last of the records that lie in this segment as a whole.
+    pub last: Option<Record>,
+}
+
+/// A record's place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Record {
+    /// Where it begins, or the header of the page that it begins.
+    pub begin: Lsn,
+    /// One behind its last byte.
+    pub end: Lsn,
+}
+
+/// Looks into a segment that begins at `start`. Reads to the end of the log in it, which may be before the end of the input.
+/// Nothing is found if this is no segment: whoever must know checks that elsewhere. Where an unfinished segment was filled up
+/// with zeros, the last record may end in these.
 ///
 /// # Errors
 /// The reader's.
-pub fn newest_commit(segment: impl Read, start: Lsn) -> std::io::Result<Option<Time>> {
-    let mut pages = Pages { input: segment, start, at: 0, page: 8192 };
-    let mut newest = None;
-    let Some(rest) = pages.first()? else { return Ok(None) };
+pub fn ends(segment: impl Read, start: Lsn) -> std::io::Result<Ends> {
+    let mut pages = Pages { input: segment, start, at: 0, page: 8192, within: true, cut: false };
+    let mut ends = Ends::default();
+    let Some(rest) = pages.first()? else { return Ok(ends) };
     let mut left = u64::from(rest);
+    let mut begin = None;
     loop {
-        if !pages.skip(left)? || !pages.align()? {
-            return Ok(newest);
+        if pages.skip(left)? {
+            if let Some(begin) = begin.take() {
+                ends.last = Some(Record { begin, end: pages.position() });
+            }
+            if !pages.align()? {
+                return Ok(ends);
+            }
+        } else if !pages.goes_on() {
+            return Ok(ends);
         }
+        (begin, left) = (None, 0);
+        let here = pages.position();
         let mut header = [0; RECORD_HEADER];
-        let Some(()) = pages.take(&mut header)? else { return Ok(newest) };
+        pages.within = false;
+        if pages.take(&mut header)?.is_none() {
+            if pages.goes_on() {
+                continue;
+            }
+            return Ok(ends);
+        }
         let length = u64::from(u32_at(&header, 0));
         let (info, manager) = (header.get(16).copied().unwrap_or(0), header.get(17).copied().unwrap_or(0));
-        if length < RECORD_HEADER as u64 || (manager == RM_XLOG && info == XLOG_SWITCH) {
-            return Ok(newest);
+        if length < RECORD_HEADER as u64 {
+            return Ok(ends);
         }
+        if manager == RM_XLOG && info == XLOG_SWITCH {
+            ends.last = Some(Record { begin: here, end: pages.position() });
+            return Ok(ends);
+        }
+        let mut body = [0; 32];
         left = length - RECORD_HEADER as u64;
         let kind = info & XACT_KINDS;
         if manager == RM_XACT && kind != XACT_PREPARE && kind < XACT_OTHERS {
-            let mut body = [0; 32];
             let len = left.min(body.len() as u64);
             let body = body.get_mut(..len as usize).unwrap_or_default();
-            let Some(()) = pages.take(body)? else { return Ok(newest) };
+            if pages.take(body)?.is_none() {
+                if pages.goes_on() {
+                    left = 0;
+                    continue;
+                }
+                return Ok(ends);
+            }
             left -= len;
-            newest = newest.max(time_of(body));
+            ends.newest = ends.newest.max(time_of(body));
         }
+        begin = Some(here);
     }
 }
 
@@ -87,6 +134,10 @@ struct Pages<R> {
     /// Bytes read so far.
     at: u64,
     page: u64,
+    /// Whether what comes next belongs to a record that has begun.
+    within: bool,
+    /// The record that had begun does not go on: a server crashed before it was whole, and began another one on this page.
+    cut: bool,
 }
 
 impl<R: Read> Pages<R> {
@@ -101,6 +152,15 @@ impl<R: Read> Pages<R> {
             return Ok(None);
         }
         Ok(Some(if u16_at(&header, 2) & CONTINUED == 0 { 0 } else { u32_at(&header, 16) }))
+    }
+
+    /// After a record that could not be read to its end: whether another one begins here.
+    fn goes_on(&mut self) -> bool {
+        std::mem::take(&mut self.cut)
+    }
+
+    fn position(&self) -> Lsn {
+        Lsn(self.start.0.saturating_add(self.at))
     }
 
     /// The address of a page is its own: left-overs of a segment that was used before have another.
@@ -127,6 +187,10 @@ impl<R: Read> Pages<R> {
             if !self.raw(&mut header)? || !self.fits(&header, offset) {
                 return Ok(0);
             }
+            if self.within && u16_at(&header, 2) & CONTINUED == 0 {
+                self.cut = true;
+                return Ok(0);
+            }
         }
         Ok(self.page - self.at % self.page)
     }
@@ -139,6 +203,7 @@ impl<R: Read> Pages<R> {
             if room == 0 || !self.raw(now)? {
                 return Ok(None);
             }
+            self.within = true;
             into = later;
         }
         Ok(Some(()))
@@ -175,16 +240,21 @@ mod tests {
     /// Lays records out in pages as a server does, behind `rest` bytes of an earlier record.
     fn segment(rest: u32, records: &[Vec<u8>]) -> Vec<u8> {
         let mut content = vec![0u8; rest as usize];
+        let mut spans = vec![(0, content.len())];
         for record in records {
             content.resize(content.len().next_multiple_of(8), 0);
+            spans.push((content.len(), content.len() + record.len()));
             content.extend_from_slice(record);
         }
         let mut out = Vec::new();
+        let all = content.len();
         let mut content = content.as_slice();
         while !content.is_empty() {
             let first = out.is_empty();
             let mut header = vec![0u8; if first { FIRST_PAGE_HEADER } else { PAGE_HEADER }];
-            header[2] = if first { 2 } else { 0 } | u8::from(first && rest > 0);
+            let at = all - content.len();
+            let continued = spans.iter().any(|(from, to)| *from < at && at < *to) || (first && rest > 0);
+            header[2] = if first { 2 } else { 0 } | u8::from(continued);
             header[8..16].copy_from_slice(&(START + out.len() as u64).to_le_bytes());
             if first {
                 header[16..20].copy_from_slice(&rest.to_le_bytes());
@@ -215,7 +285,41 @@ mod tests {
     }
 
     fn read(segment: &[u8]) -> Option<i64> {
-        newest_commit(segment, Lsn(START)).unwrap().map(|t| t.secs - EPOCH)
+        ends(segment, Lsn(START)).unwrap().newest.map(|t| t.secs - EPOCH)
+    }
+
+    /// Begin and end of the last record, from the segment's beginning on.
+    fn last(segment: &[u8]) -> Option<(u64, u64)> {
+        ends(segment, Lsn(START)).unwrap().last.map(|r| (r.begin.0 - START, r.end.0 - START))
+    }
+
+    #[test]
+    fn the_last_whole_record_is_found() {
+        let other = |len| record(10, 0, &vec![7; len]);
+        assert_eq!(last(&segment(0, &[])), None);
+        assert_eq!(last(&segment(0, &[other(13)])), Some((40, 77)));
+        assert_eq!(last(&segment(0, &[other(13), other(1)])), Some((80, 105)));
+        assert_eq!(last(&segment(100, &[other(1)])), Some((144, 169)), "behind the rest of a record");
+        assert_eq!(last(&segment(100, &[])), None, "that rest is none");
+        let switched = [other(13), record(RM_XLOG, XLOG_SWITCH, &[]), other(3)];
+        assert_eq!(last(&segment(0, &switched)), Some((80, 104)));
+        // It goes on behind a page's header, or begins there.
+        assert_eq!(last(&segment(0, &[other(9000)])), Some((40, 40 + 24 + 9000 + 24)));
+        assert_eq!(last(&segment(0, &[other(8192 - 40 - 24), other(1)])), Some((8192, 8192 + 24 + 25)));
+        // A server crashed in the middle of it, and went on with the next page.
+        let mut crashed = segment(0, &[other(13), other(20_000)]);
+        let mut next = segment(0, &[commit(0, &[255, 8], 5), other(1)]);
+        next.drain(..FIRST_PAGE_HEADER);
+        crashed[8192 + 2] = 0;
+        crashed[8192 + PAGE_HEADER..16384].fill(0);
+        crashed[8192 + PAGE_HEADER..][..200].copy_from_slice(&next[..200]);
+        assert_eq!(read(&crashed), Some(5));
+        assert_eq!(last(&crashed), Some((8192 + 24 + 56, 8192 + 24 + 56 + 25)));
+        // Cut off: by the end of the input, and by that of the pages that belong to it.
+        let mut cut = segment(0, &[other(13), other(20_000)]);
+        assert_eq!(last(&cut[..8192]), Some((40, 77)));
+        cut[16384 + 9] ^= 1;
+        assert_eq!(last(&cut), Some((40, 77)));
     }
 
     #[test]
@@ -234,8 +338,8 @@ mod tests {
         for len in 8000..8200 {
             assert_eq!(read(&segment(0, &[other(len), commit(0, &[255, 8], 7), other(3)])), Some(7), "{len}");
         }
-        let exact = newest_commit(&segment(0, &[commit(0, &[255, 8], 1)])[..], Lsn(START)).unwrap();
-        assert_eq!(exact.unwrap().to_string(), "2000-01-01T00:00:01.000005Z");
+        let exact = ends(&segment(0, &[commit(0, &[255, 8], 1)])[..], Lsn(START)).unwrap();
+        assert_eq!(exact.newest.unwrap().to_string(), "2000-01-01T00:00:01.000005Z");
     }
 
     #[test]
@@ -251,6 +355,6 @@ mod tests {
         assert_eq!(read(&reused), Some(1));
         assert_eq!(read(&reused[..8000]), Some(1));
         assert_eq!((read(b""), read(&[0; 8192])), (None, None));
-        assert_eq!(newest_commit(&reused[..], Lsn(0)).unwrap(), None);
+        assert_eq!(ends(&reused[..], Lsn(0)).unwrap(), Ends::default());
     }
 }

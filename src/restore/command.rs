@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::file::read_some;
 use crate::error::{Context, Error, Kind, Result};
 use crate::runtime::Cancel;
-use crate::runtime::process::{INHERITED, Program};
+use crate::runtime::process::{INHERITED, Input, Program};
 
 const BUFFER: usize = 1 << 20;
 
@@ -27,21 +27,17 @@ pub fn feed(from: &mut dyn Read, run: &[String], timeout: Option<Duration>, canc
     let doing = || format!("restore into {name}");
     let mut child = program.start(cancel).context(doing)?;
     let Some(mut input) = child.take_input() else { return Err(Error::new(Kind::Bug, doing())) };
-    let mut buffer = vec![0u8; BUFFER];
-    let mut total = 0u64;
-    let mut refused = false;
-    loop {
-        // Dropped on failure, the child is killed before its input ends: it must not take half for the whole.
-        let Some(part) = read_some(from, &mut buffer).context(doing)? else { break };
-        match input.write_all(part) {
-            Ok(()) => total = total.saturating_add(part.len() as u64),
-            Err(e) if e.kind() == io::ErrorKind::BrokenPipe => {
-                refused = true;
-                break;
+    let (total, refused) = match pour(from, &mut input) {
+        Ok(poured) => poured,
+        Err(e) => {
+            // Its input stays open until it is gone: it must not take half for the whole.
+            child.stop();
+            if let Err(ended) = child.wait().into_result() {
+                tracing::debug!("{name}: {}", ended.chain());
             }
-            Err(e) => return Err(e).context(doing),
+            return Err(e.context(doing()));
         }
-    }
+    };
     drop(input);
     child.wait().into_result().context(doing)?;
     if refused {
@@ -49,4 +45,18 @@ pub fn feed(from: &mut dyn Read, run: &[String], timeout: Option<Duration>, canc
             .hint("Use a program that reads standard input to its end."));
     }
     Ok(total)
+}
+
+/// Returns the number of bytes that were taken, and whether no more were.
+fn pour(from: &mut dyn Read, input: &mut Input) -> Result<(u64, bool)> {
+    let mut buffer = vec![0u8; BUFFER];
+    let mut total = 0u64;
+    while let Some(part) = read_some(from, &mut buffer)? {
+        match input.write_all(part) {
+            Ok(()) => total = total.saturating_add(part.len() as u64),
+            Err(e) if e.kind() == io::ErrorKind::BrokenPipe => return Ok((total, true)),
+            Err(e) => return Err(e).context(|| "write to its input"),
+        }
+    }
+    Ok((total, false))
 }

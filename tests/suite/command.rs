@@ -1,6 +1,7 @@
 //! The command source and restore.
 
 use std::collections::BTreeMap;
+use std::io::Read;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -93,6 +94,31 @@ fn a_program_that_is_fed_decides_by_its_exit_status() {
     let error = feed("cat > /dev/null; echo disk full >&2; exit 1".to_owned(), &data).unwrap_err();
     assert_eq!(error.report(), "restore into sh: sh failed with exit status 1: disk full");
     assert_eq!(feed("head -c 10 > /dev/null".to_owned(), &data).unwrap_err().kind(), Kind::Incomplete);
+}
+
+/// A source that breaks.
+struct Broken;
+
+impl Read for Broken {
+    fn read(&mut self, _: &mut [u8]) -> std::io::Result<usize> {
+        Err(std::io::Error::other("the store is gone"))
+    }
+}
+
+#[test]
+fn a_program_that_is_fed_never_takes_half_for_the_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let half = vec![b'x'; 1 << 20];
+    // Whoever would finish does so before the program counts as ended.
+    for n in 0..10 {
+        let f = dir.path().join(n.to_string());
+        let script = format!("cat > {0}.tmp && mv {0}.tmp {0}", f.display());
+        let run = ["/bin/sh".to_owned(), "-c".to_owned(), script];
+        let mut from = half.chain(Broken);
+        let error = restore::command::feed(&mut from, &run, Some(Duration::from_secs(60)), &Cancel::new()).unwrap_err();
+        assert_eq!(error.report(), "restore into sh: read the snapshot: the store is gone");
+        assert!(!f.exists());
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

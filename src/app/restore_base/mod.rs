@@ -207,8 +207,8 @@ pub async fn prepare(ctx: &Context, found: Found, mut request: Request) -> Resul
     let recovery = planned.log.zip(usable).map(|(_, restore_command)| Recovery {
         restore_command,
         target: planned.target.clone(),
-        inclusive: request.inclusive,
-        timeline: match (request.standby || planned.target == Target::End, request.timeline) {
+        inclusive: planned.inclusive,
+        timeline: match (planned.target == Target::End, request.timeline) {
             // Whatever timeline there is when recovery gets there.
             (true, FollowTimeline::Latest) => FollowTimeline::Latest,
             _ => FollowTimeline::Number(planned.timeline),
@@ -265,7 +265,7 @@ fn summarize(
     });
     let replay = wal.map_or(0.0, |w| w.bytes as f64 / REPLAY_PER_SECOND);
     let seconds = planned.base.bytes.map(|bytes| (bytes as f64 / FILES_PER_SECOND + replay).ceil() as u64);
-    let side = match (&planned.target, request.inclusive) {
+    let side = match (&planned.target, planned.inclusive) {
         (Target::Time(_) | Target::Lsn(_) | Target::Xid(_), true) => ", which is still in",
         (Target::Time(_) | Target::Lsn(_) | Target::Xid(_), false) => ", which is not in any more",
         _ => "",
@@ -279,7 +279,10 @@ fn summarize(
         system_identifier: facts.system_identifier.to_string(),
         server_version: facts.server_version.clone(),
         bytes: planned.base.bytes,
-        ends_at: format!("{}{side}", planned.target),
+        ends_at: match planned.everything {
+            true => format!("the end of the log as it is now ({})", planned.target),
+            false => format!("{}{side}", planned.target),
+        },
         timeline: planned.timeline,
         wal,
         newest_commit: planned.newest,

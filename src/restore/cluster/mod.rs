@@ -7,7 +7,8 @@
 //! the signal file; then everything to disk.
 //!
 //! **Over an existing directory** (`delta`): files are compared chunk by chunk and only what differs is written; what the
-//! backup does not have is removed, left-over log too. Only over a data directory, never over one with a running server.
+//! backup does not have is removed, left-over log too. Only over a data directory, and never over one with a server that runs or
+//! that may run: with a `postmaster.pid`, it must have been shut down.
 //!
 //! **Crash.** A restore that was cut off leaves no `pg_control`, and is repeated with `delta`.
 
@@ -39,7 +40,7 @@ pub use tablespaces::{Placed, place};
 pub const MARKER: &str = "strongroom.restored";
 /// What a server, or a recovery, leaves and must not find again.
 const STALE: [&str; 9] = [
-    "postmaster.pid",
+    PID_FILE,
     "postmaster.opts",
     "recovery.signal",
     "standby.signal",
@@ -49,6 +50,8 @@ const STALE: [&str; 9] = [
     "backup_label.old",
     "tablespace_map",
 ];
+/// There from a server's start until it has shut down.
+const PID_FILE: &str = "postmaster.pid";
 /// Where `pg_control` is.
 const CONTROL: (&str, &str) = ("global", "pg_control");
 /// No configuration file is larger.
@@ -138,7 +141,9 @@ pub fn check(request: &Request) -> Result<()> {
     if let Some(data) = &data {
         let mut names = data.names()?;
         names.retain(|n| n != b"lost+found");
-        if let Some(pid_file) = data.read("postmaster.pid").unwrap_or(None)
+        let was_started = names.iter().any(|n| n == PID_FILE.as_bytes());
+        if was_started
+            && let Some(pid_file) = data.read(PID_FILE).unwrap_or(None)
             && let Some(why) = running::evidence(to, &String::from_utf8_lossy(&pid_file))
         {
             return Err(Error::new(Kind::Failed, format!("a server runs in {}: {why}", to.display()))
@@ -155,6 +160,13 @@ pub fn check(request: &Request) -> Result<()> {
                 return Err(Error::new(Kind::Failed, format!("{} is no data directory of PostgreSQL", to.display()))
                     .hint("--delta removes everything that the backup does not have, so it only goes over a data directory."));
             }
+            // Nothing is seen of a server in another container, or on another machine.
+            (false, true) if was_started && !running::is_shut_down(to) => {
+                let what = format!("a server may run in {}: it has a {PID_FILE} and was not shut down", to.display());
+                return Err(Error::new(Kind::Failed, what).hint(format!(
+                    "Stop it, in its container or on its machine too. If you are sure that no server runs (it crashed, say), remove {PID_FILE}."
+                )));
+            }
             (false, true) => {}
         }
     }
@@ -164,7 +176,7 @@ pub fn check(request: &Request) -> Result<()> {
 /// Restores the cluster. Blocks. `progress` counts all of it.
 ///
 /// # Errors
-/// [`Kind::Failed`] if the target is not empty, not a data directory (with `delta`), or a server runs in it;
+/// [`Kind::Failed`] if the target is not empty, not a data directory (with `delta`), or a server runs, or may run, in it;
 /// [`Kind::Corrupt`] for a snapshot that is no base backup; [`Kind::Incomplete`] if any file could not be restored. After
 /// an error the cluster does not start; the same call with `delta` goes on.
 pub fn restore(source: &Source<'_>, request: &Request, progress: &Progress, cancel: &Cancel) -> Result<Report> {

@@ -1,10 +1,18 @@
 //! Is a server running in a data directory?
 //!
 //! Told by what a postmaster leaves in `postmaster.pid`: its process, its socket and its shared memory. A server in
-//! another container that shares only the volume shows through none of them but, perhaps, the socket.
+//! another container that shares only the volume shows through none of them but, perhaps, the socket; nor does one on
+//! another machine. So finding none proves nothing: that a server is gone is told by what it wrote last.
 
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+
+use crate::postgres::control::{Control, State};
+
+/// Whether the last server of this directory shut down in order. `false` for one that crashed, and where that cannot be read.
+pub(super) fn is_shut_down(data: &Path) -> bool {
+    Control::read(data).is_ok_and(|c| matches!(c.state, State::ShutDown | State::ShutDownInRecovery))
+}
 
 /// Why we believe that one runs; `None` if nothing says so. `pid_file` is the content of `postmaster.pid`.
 pub(super) fn evidence(data: &Path, pid_file: &str) -> Option<String> {

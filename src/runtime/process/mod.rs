@@ -15,6 +15,7 @@ use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use child::{Child, Exit};
@@ -49,16 +50,29 @@ pub struct Program {
     env: Vec<(OsString, OsString)>,
     input: bool,
     output: bool,
+    errors: Option<Errors>,
     timeout: Option<Duration>,
     grace: Duration,
 }
+
+/// Is given every line of standard error.
+type Errors = Arc<dyn Fn(&str) + Send + Sync>;
 
 impl Program {
     /// A program by path, or by name to be looked up in this process's `PATH`. Standard input is empty, standard output
     /// is a pipe, the environment holds nothing.
     #[must_use]
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into(), args: Vec::new(), env: Vec::new(), input: false, output: true, timeout: None, grace: GRACE }
+        Self {
+            path: path.into(),
+            args: Vec::new(),
+            env: Vec::new(),
+            input: false,
+            output: true,
+            errors: None,
+            timeout: None,
+            grace: GRACE,
+        }
     }
 
     /// A program that a configuration names, with the variables it names beside [`INHERITED`].
@@ -128,6 +142,14 @@ impl Program {
     #[must_use]
     pub fn without_output(mut self) -> Self {
         self.output = false;
+        self
+    }
+
+    /// Every line of standard error is given to this as it comes, too: [`Exit`] keeps the last of them only. It is called by
+    /// the thread that watches the program, and not any more once [`Child::wait`] returned. Lines above 8 KiB come in parts.
+    #[must_use]
+    pub fn on_error_line(mut self, hear: impl Fn(&str) + Send + Sync + 'static) -> Self {
+        self.errors = Some(Arc::new(hear));
         self
     }
 

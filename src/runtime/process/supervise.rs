@@ -18,7 +18,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 
 use super::pipe::{Input, Output, Side, pair};
-use super::{Child, Program};
+use super::{Child, Errors, Program};
 use crate::error::{Context, Error, Kind, Result};
 use crate::runtime::Cancel;
 
@@ -96,8 +96,14 @@ pub(super) fn start(program: Program, path: PathBuf, cancel: &Cancel) -> Result<
     command.stderr(Stdio::from(theirs));
 
     let (tell, told) = mpsc::sync_channel(1);
-    let watch =
-        Watch { name: name.clone(), errors: Some(errors), line: Vec::new(), shared: Arc::clone(&shared), cancel: cancel.clone() };
+    let watch = Watch {
+        name: name.clone(),
+        errors: Some(errors),
+        line: Vec::new(),
+        hear: program.errors.clone(),
+        shared: Arc::clone(&shared),
+        cancel: cancel.clone(),
+    };
     let (timeout, grace) = (program.timeout, program.grace);
     let supervisor = std::thread::Builder::new()
         .name(format!("child {name}"))
@@ -162,6 +168,7 @@ struct Watch {
     name: String,
     errors: Option<OwnedFd>,
     line: Vec<u8>,
+    hear: Option<Errors>,
     shared: Arc<Shared>,
     cancel: Cancel,
 }
@@ -270,7 +277,11 @@ impl Watch {
 
     fn log_line(&mut self) {
         if !self.line.is_empty() {
-            tracing::debug!(program = self.name, "{}", String::from_utf8_lossy(&self.line));
+            let line = String::from_utf8_lossy(&self.line);
+            tracing::debug!(program = self.name, "{line}");
+            if let Some(hear) = &self.hear {
+                hear(&line);
+            }
             self.line.clear();
         }
     }

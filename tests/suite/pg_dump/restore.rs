@@ -311,4 +311,28 @@ fn globals_bring_roles_to_another_server() {
     let error = globals::restore(&mut sink.file("globals.sql"), &weak, &[bin(16)], &Cancel::new()).unwrap_err();
     assert_eq!(error.kind(), Kind::Incomplete);
     assert!(error.report().contains("permission denied"), "{}", error.report());
+
+    // However much is said after it.
+    let again: String = (0..500).map(|n| format!("CREATE ROLE \"one that exists already, number {n}\";\n")).collect();
+    to.sql("postgres", &again);
+    let script = format!("CREATE ROLE new IN ROLE nobody_of_this_name;\n{again}");
+    let error = globals::restore(&mut script.as_bytes(), &connection(&to, ""), &[bin(16)], &Cancel::new()).unwrap_err();
+    assert_eq!(error.kind(), Kind::Incomplete);
+    assert!(error.report().starts_with("1 statements of globals.sql failed"), "{}", error.report());
+    assert!(error.report().contains("nobody_of_this_name"), "{}", error.report());
+    let outcome = globals::restore(&mut again.as_bytes(), &connection(&to, ""), &[bin(16)], &Cancel::new()).unwrap();
+    assert_eq!(outcome.existed, 500);
+    // Nor does it stop half-way through a statement when the snapshot cannot be read.
+    let mut broken = (&b"CREATE ROLE half"[..]).chain(Broken);
+    assert!(globals::restore(&mut broken, &connection(&to, ""), &[bin(16)], &Cancel::new()).is_err());
+    assert_eq!(to.sql("postgres", "SELECT count(*) FROM pg_roles WHERE rolname = 'half'"), "0");
+}
+
+/// A source that breaks.
+struct Broken;
+
+impl std::io::Read for Broken {
+    fn read(&mut self, _: &mut [u8]) -> std::io::Result<usize> {
+        Err(std::io::Error::other("the store is gone"))
+    }
 }

@@ -216,19 +216,70 @@ fn plans_say_what_will_happen_and_refusals_what_could() {
     assert!(site.place.objects("/holds/").is_empty());
 }
 
-#[test]
-fn an_idle_cluster_is_recovered_to_a_time_after_its_last_commit() {
-    let site = Site::new(18);
+/// What is archived between the plan and the start of the restored server, or while that recovers, is behind the target, too.
+fn an_idle_cluster(major: u32) {
+    let site = Site::new(major);
     site.backup();
+    let planned_later = |more: &[&str], n: u32| {
+        let server = Server::unborn(major);
+        site.restore(&server.data(), more).ok();
+        site.sql(&format!("INSERT INTO t VALUES ({n})"));
+        archived(&site.server);
+        let settings = std::fs::read_to_string(Path::new(&server.data()).join("postgresql.auto.conf")).unwrap();
+        assert!(settings.contains("recovery_target_timeline = '1'"), "{settings}");
+        run_here(&server);
+        server.restart();
+        rows_after_promotion(&server)
+    };
+    // No log but that of the base backup.
+    let now = site.moment();
+    let ends_at = site.preview(&["--target-time", &now])["ends_at"].clone();
+    assert!(ends_at.as_str().unwrap().starts_with("the end of the log as it is now"), "{ends_at}");
     site.sql("INSERT INTO t VALUES (1)");
+    // The log ends with a switch.
     archived(&site.server);
     let now = site.moment();
     let plan = site.preview(&["--target-time", &now]);
     assert!(plan["notes"][0].as_str().unwrap().contains("everything is recovered"), "{plan}");
-    let server = site.recovered(&["--target-time", &now]);
-    assert_eq!(rows_after_promotion(&server), "1");
+    assert_eq!(planned_later(&["--target-time", &now], 2), "1");
+    let now = site.moment();
+    assert_eq!(planned_later(&["--target-time", &now, "--target-exclusive"], 3), "1,2");
+    let end = site.preview(&[])["wal"]["to"].as_str().unwrap().to_owned();
+    assert_eq!(planned_later(&["--target-lsn", &end], 4), "1,2,3");
+    // The log ends in the middle of a record.
+    let full = site.sql("SELECT pg_walfile_name(pg_current_wal_insert_lsn())");
+    site.sql("CREATE TABLE big AS SELECT g, repeat('x', 1000) FROM generate_series(1, 25000) g");
+    await_true(&site.server, &format!("SELECT last_archived_wal >= '{full}' FROM pg_stat_archiver"));
+    let now = site.moment();
+    assert_eq!(planned_later(&["--target-time", &now], 5), "1,2,3,4");
     // And to the moment of now, by the machine's own clock.
-    assert_eq!(site.preview(&["--target-time", "0s ago"])["ends_at"], "the end of the log");
+    let ends_at = site.preview(&["--target-time", "0s ago"])["ends_at"].clone();
+    assert!(ends_at.as_str().unwrap().starts_with("the end of the log as it is now"), "{ends_at}");
+}
+
+#[test]
+fn an_idle_cluster_of_version_14_is_recovered_to_a_time_after_its_last_commit() {
+    an_idle_cluster(14);
+}
+
+#[test]
+fn an_idle_cluster_of_version_18_is_recovered_to_a_time_after_its_last_commit() {
+    an_idle_cluster(18);
+}
+
+#[test]
+fn a_base_backup_without_further_log_ends_at_itself() {
+    let site = Site::new(17);
+    site.sql("INSERT INTO t VALUES (1)");
+    site.backup();
+    let now = site.moment();
+    let server = Server::unborn(17);
+    site.restore(&server.data(), &["--target-time", &now]).ok();
+    site.sql("INSERT INTO t VALUES (2)");
+    archived(&site.server);
+    run_here(&server);
+    server.restart();
+    assert_eq!(rows_after_promotion(&server), "1");
 }
 
 #[test]

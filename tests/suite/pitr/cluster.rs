@@ -156,6 +156,51 @@ fn delta_writes_what_differs_and_takes_the_rest_away() {
     assert_eq!(server.sql("postgres", "SHOW work_mem"), "4MB");
 }
 
+/// A server in another container: its process, socket and shared memory are not to be seen from here.
+#[test]
+fn delta_does_not_go_over_a_server_that_may_run_elsewhere() {
+    let origin = Origin::start(16);
+    origin.sql("INSERT INTO t VALUES (1)");
+    let backup = origin.backup();
+    let server = Server::unborn(16);
+    let mut request = backup.request(&server);
+    backup.restore(&request);
+    server.restart();
+    await_writes(&server);
+    server.sql("postgres", "CREATE TABLE more AS SELECT 1; CHECKPOINT");
+    let data = request.to.clone();
+    let pid_file = data.join("postmaster.pid");
+    let real = std::fs::read_to_string(&pid_file).unwrap();
+    // No process has this number.
+    let hidden = format!("4194304\n{}\n1700000000\n5432\n/no/such/directory\n\n  1 4294967295\nready\n", data.display());
+    request.delta = true;
+    let refused = || {
+        let e = cluster::restore(&backup.source(), &request, &Progress::default(), &Cancel::new()).expect_err("refused");
+        assert!(data.join("global/pg_control").exists() && data.join("postmaster.pid").exists(), "untouched");
+        e.report()
+    };
+    std::fs::write(&pid_file, &hidden).unwrap();
+    let report = refused();
+    std::fs::write(&pid_file, real).unwrap();
+    assert!(report.contains("a server may run in") && report.contains("remove postmaster.pid"), "{report}");
+    assert_eq!(server.sql("postgres", "SELECT count(*) FROM more"), "1");
+
+    // One that crashed leaves the same.
+    server.stop_immediate();
+    std::fs::write(&pid_file, &hidden).unwrap();
+    assert!(refused().contains("a server may run in"));
+    std::fs::remove_file(&pid_file).unwrap();
+    backup.restore(&request);
+    // And one that was shut down is gone, whatever its file says.
+    server.restart();
+    assert_eq!(rows_after_promotion(&server), "1");
+    server.stop();
+    std::fs::write(&pid_file, &hidden).unwrap();
+    backup.restore(&request);
+    server.restart();
+    assert_eq!(rows_after_promotion(&server), "1");
+}
+
 fn await_writes(server: &Server) {
     super::origin::await_true(server, "SELECT NOT pg_is_in_recovery()");
 }

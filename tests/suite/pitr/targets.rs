@@ -1,7 +1,7 @@
 //! Recovery lands exactly: what was committed before the target is there, what came after is not.
 
 use strongroom::model::Lsn;
-use strongroom::postgres::commits::newest_commit;
+use strongroom::postgres::commits::ends;
 use strongroom::postgres::recovery::{Action, FollowTimeline, Target};
 
 use super::origin::{Origin, await_true, listing, recovery, rows_after_promotion, time};
@@ -28,8 +28,9 @@ fn lands_exactly(major: u32) {
     // What the archive is asked for when a target is a time.
     let start: strongroom::model::SegmentName = segment.parse().unwrap();
     let file = std::fs::File::open(origin.archive().join(&segment)).unwrap();
-    let newest = newest_commit(std::io::BufReader::new(file), start.start(backup.facts.segment_size)).unwrap();
-    assert_eq!(newest, Some(commit_of_four));
+    let ends = ends(std::io::BufReader::new(file), start.start(backup.facts.segment_size)).unwrap();
+    assert_eq!(ends.newest, Some(commit_of_four));
+    let last = ends.last.unwrap().begin;
 
     for (target, inclusive, rows) in [
         (Target::Immediate, true, "1"),
@@ -41,6 +42,7 @@ fn lands_exactly(major: u32) {
         (Target::Xid(xid), true, "1,2,3"),
         (Target::Xid(xid), false, "1,2"),
         (Target::Name("here's one".into()), true, "1,2,3"),
+        (Target::Lsn(last), true, "1,2,3,4"),
         (Target::End, true, "1,2,3,4"),
     ] {
         let what = format!("{target}, inclusive {inclusive}");

@@ -9,6 +9,8 @@ use strongroom::app::select::Pick;
 use strongroom::app::{Context, init};
 use strongroom::config::{Format, load_text};
 use strongroom::error::{Kind, Result};
+use strongroom::model::{Id, NodeKind};
+use strongroom::repository::SnapshotFile;
 use strongroom::restore::directory::{Options, Progress, marker};
 use strongroom::runtime::{Cancel, SystemClock};
 use strongroom::source::SourceSettings;
@@ -18,11 +20,13 @@ use crate::support::tree::{Compare, assert_same};
 
 /// A configuration with one volume job, `acme/files`.
 fn context(place: &Path, password: &str) -> Context {
-    let (store, data) = (place.join("store"), place.join("data"));
+    with_jobs(place, password, &format!("files: {{ volume: {{ path: \"{}\" }} }}", place.join("data").display()))
+}
+
+fn with_jobs(place: &Path, password: &str, jobs: &str) -> Context {
     let text = format!(
-        "repository: {{ url: \"file://{}\", password: {password} }}\ntenants: {{ acme: {{ jobs: {{ files: {{ volume: {{ path: \"{}\" }} }} }} }} }}\n",
-        store.display(),
-        data.display()
+        "repository: {{ url: \"file://{}\", password: {password} }}\ntenants: {{ acme: {{ jobs: {{ {jobs} }} }} }}\n",
+        place.join("store").display(),
     );
     let settings = load_text(&text, Format::Yaml, None, []).unwrap();
     Context::new(settings, Arc::new(SystemClock), Cancel::new())
@@ -115,4 +119,81 @@ async fn only_incomplete_snapshots_are_not_nothing() {
     let e = ask(&ctx, &place.path().join("to")).await.unwrap_err();
     assert!(e.report().contains("incomplete"), "{}", e.report());
     assert!(!place.path().join("to").exists());
+}
+
+/// The files of a base backup in an empty directory are a cluster that archives into the archive of its origin.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_volume_is_not_restored_as_one() {
+    let place = tempfile::tempdir().unwrap();
+    let to = place.path().join("to");
+    std::fs::create_dir_all(place.path().join("data")).unwrap();
+    std::fs::write(place.path().join("data/file"), "x").unwrap();
+    let ctx = context(place.path(), "{ value: right }");
+    let tenant = "acme".parse().unwrap();
+    init::run(&ctx, &tenant).await.unwrap();
+    back_up(&ctx).await;
+    let repo = ctx.repository(&tenant).await.unwrap();
+    let mut last = repo.load_snapshots().await.unwrap().remove(0);
+    for source in ["pg_base", "pg_dump", "command"] {
+        let mut other = last.file.clone();
+        other.tags.retain(|t| !t.starts_with("source="));
+        other.tags.push(format!("source={source}"));
+        repo.save_snapshot(&other).await.unwrap();
+        repo.remove_snapshot(last.id).await.unwrap();
+        last = repo.load_snapshots().await.unwrap().remove(0);
+        for ctx in [&ctx, &with_jobs(place.path(), "{ value: right }", "")] {
+            let e = ask(ctx, &to).await.unwrap_err();
+            assert_eq!(e.kind(), Kind::Usage, "{source}: {}", e.report());
+            assert!(e.report().contains("is not of a volume"), "{}", e.report());
+            assert!(!to.exists(), "{source}");
+        }
+    }
+    // Nor is a job of another source a new volume while it has no snapshot.
+    repo.remove_snapshot(last.id).await.unwrap();
+    for source in [
+        "pg_base: { url: \"postgresql://h/\", data_directory: /d }",
+        "pg_dump: { url: \"postgresql://h/a\" }",
+        "command: { run: [a], file: b }",
+    ] {
+        let ctx = with_jobs(place.path(), "{ value: right }", &format!("files: {{ {source} }}"));
+        let e = ask(&ctx, &to).await.unwrap_err();
+        assert_eq!(e.kind(), Kind::Usage, "{source}: {}", e.report());
+        assert!(!to.exists(), "{source}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_that_was_altered_or_is_gone_gives_way_to_another() {
+    let place = tempfile::tempdir().unwrap();
+    let (data, to) = (place.path().join("data"), place.path().join("to"));
+    std::fs::create_dir_all(&data).unwrap();
+    std::fs::write(data.join("file"), "content").unwrap();
+    let ctx = context(place.path(), "{ value: right }");
+    let tenant = "acme".parse().unwrap();
+    init::run(&ctx, &tenant).await.unwrap();
+    let whole = back_up(&ctx).await.snapshot;
+    // A newer one, out of which another program took the manifest and a file.
+    let gone = back_up(&ctx).await.snapshot;
+    let repo = ctx.repository(&tenant).await.unwrap();
+    let newer = repo.load_snapshots().await.unwrap().into_iter().find(|s| s.id == gone).unwrap();
+    let reader = repo.reader(repo.load_index().await.unwrap());
+    let tree = newer.file.tree;
+    let nodes = tokio::task::spawn_blocking(move || reader.tree(tree).unwrap()).await.unwrap();
+    let subtree = nodes.into_iter().find_map(|n| match n.kind {
+        NodeKind::Dir { subtree } if n.name != b".strongroom" => subtree,
+        _ => None,
+    });
+    let altered = SnapshotFile { original: Some(gone), tree: subtree.unwrap(), ..newer.file.clone() };
+    repo.save_snapshot(&altered).await.unwrap();
+    repo.remove_snapshot(gone).await.unwrap();
+
+    // A restore of it was cut off; what it had that the other one lacks does not stay.
+    let begun = Id([7; 32]);
+    marker::begin(&to, begun).unwrap();
+    std::fs::create_dir_all(to.join("only/there")).unwrap();
+    std::fs::write(to.join("only/there/half"), "ha").unwrap();
+    let IfEmpty::Restored(id, _) = ask(&ctx, &to).await.unwrap() else { panic!("not restored") };
+    assert_eq!(id, whole);
+    std::fs::remove_dir_all(to.join(marker::DIR)).unwrap();
+    assert_same(&data, &to, Compare { dir_times: false, ..Compare::default() });
 }

@@ -9,7 +9,8 @@
 //! **A time later than the newest commit.** PostgreSQL 13 and later fail if the target is never reached, and on an idle
 //! cluster no commit follows that would show that it was. Where the archive ends without a gap and its newest commit is not
 //! after the target, the plan is to recover everything, with a note. But not for a time at which the cluster was another system
-//! already: what that one wrote is not in this log.
+//! already: what that one wrote is not in this log. **Everything** is what there is now: the log goes on while files are restored
+//! and replayed, so recovery ends behind the last record that is known, not where the log ends by then.
 
 mod reach;
 #[cfg(test)]
@@ -60,6 +61,8 @@ pub struct Stretch {
     pub newest: Option<Time>,
     /// No commit in it was made after this time, if anybody looked and found that.
     pub quiet_after: Option<Time>,
+    /// Where its last record begins, if anybody looked and found it.
+    pub last: Option<Lsn>,
 }
 
 /// What is wanted.
@@ -84,6 +87,10 @@ pub struct Plan {
     pub base: Base,
     /// Where it ends; not always what was asked for, see [`Plan::notes`].
     pub target: Target,
+    /// Whether the target itself is in.
+    pub inclusive: bool,
+    /// The target that was asked for lies behind all log: this one is where that ends now.
+    pub everything: bool,
     /// The timeline that is recovered to.
     pub timeline: Timeline,
     /// The log it replays, from the beginning of the base backup to the target, or to the end where nobody knows before
@@ -157,7 +164,7 @@ pub fn plan(bases: &[Base], archived: &[Archived], wish: &Wish) -> Result<Plan> 
             continue;
         }
         match end(base, of_system, &reach, wish) {
-            Ok((target, notes)) => return Ok(assemble(base, of_system.is_some(), &history, &reach, target, notes)),
+            Ok(end) => return Ok(assemble(base, of_system.is_some(), &history, &reach, wish, end)),
             // Whatever keeps the newest from the target keeps the older ones too, and they are further away.
             Err(why) => {
                 refused = Some(why);
@@ -230,13 +237,32 @@ fn begins_after(base: &Base, target: &Target) -> bool {
     }
 }
 
+/// Where recovery ends.
+struct End {
+    target: Target,
+    /// Instead of at the target that was asked for.
+    everything: bool,
+    notes: Vec<String>,
+}
+
+/// The target that ends recovery behind all log that is there now; `None` if that is not known.
+fn everything(base: &Base, reach: &Reach) -> Option<Target> {
+    match reach.last {
+        Some(last) if last >= base.facts.stop => Some(Target::Lsn(last)),
+        None if reach.to > base.facts.stop => None,
+        // Nothing whole behind the base backup.
+        _ => Some(Target::Immediate),
+    }
+}
+
 /// What to tell PostgreSQL, or why the target is out of reach.
-fn end(base: &Base, archived: Option<&Archived>, reach: &Reach, wish: &Wish) -> Result<(Target, Vec<String>), String> {
+fn end(base: &Base, archived: Option<&Archived>, reach: &Reach, wish: &Wish) -> Result<End, String> {
     let has_archive = archived.is_some();
     let followed = archived.and_then(|a| a.followed);
     let gap = reach.gap_until.map(|until| format!("the log from {} to {until} is missing from the archive", reach.to));
     let none = "there is no WAL archive to recover from, so only the end of each base backup can be reached".to_owned();
     let mut notes = Vec::new();
+    let mut all = None;
     let target = match &wish.target {
         Target::End => {
             if let Some(gap) = &gap {
@@ -256,8 +282,11 @@ fn end(base: &Base, archived: Option<&Archived>, reach: &Reach, wish: &Wish) -> 
             return Err(gap.unwrap_or_else(|| format!("the archive ends at {}", reach.to)));
         }
         Target::Lsn(lsn) if *lsn == reach.to => {
-            notes.push(format!("position {lsn} is where the log ends: everything is recovered"));
-            Target::End
+            all = everything(base, reach);
+            if all.is_some() {
+                notes.push(format!("position {lsn} is where the log ends: everything is recovered"));
+            }
+            wish.target.clone()
         }
         Target::Time(time) => match (reach.newest, gap) {
             (Some(newest), _) if newest > *time => Target::Time(*time),
@@ -268,22 +297,23 @@ fn end(base: &Base, archived: Option<&Archived>, reach: &Reach, wish: &Wish) -> 
                     base.facts.system_identifier
                 ));
             }
-            (Some(newest), None) => {
-                notes.push(format!(
-                    "the newest commit in the archive is of {newest}, not after {time}: everything is recovered. If the cluster was not idle since, log is missing"
-                ));
-                Target::End
-            }
             (Some(newest), Some(gap)) => return Err(format!("{gap}; the newest commit before it is of {newest}")),
-            (None, None) if reach.to == base.facts.stop || reach.quiet_after.is_some_and(|quiet| quiet <= *time) => {
-                notes.push(format!("the archive has no commit after {time}: everything is recovered. If the cluster was not idle since, log is missing"));
-                Target::End
-            }
             (None, Some(gap)) => return Err(gap),
-            (None, None) => {
-                notes.push(format!(
-                    "no commit was found near the end of the archive: if none was made after {time}, the server says that the target was not reached; recover without a target then"
-                ));
+            (newest, None) => {
+                let none_after =
+                    newest.is_some() || reach.to == base.facts.stop || reach.quiet_after.is_some_and(|quiet| quiet <= *time);
+                all = if none_after { everything(base, reach) } else { None };
+                notes.push(match (&all, newest) {
+                    (Some(_), Some(newest)) => format!(
+                        "the newest commit in the archive is of {newest}, not after {time}: everything is recovered. If the cluster was not idle since, log is missing"
+                    ),
+                    (Some(_), None) => format!(
+                        "the archive has no commit after {time}: everything is recovered. If the cluster was not idle since, log is missing"
+                    ),
+                    (None, _) => format!(
+                        "no commit after {time} was found near the end of the archive: if there is none, the server says that the target was not reached; recover without a target then"
+                    ),
+                });
                 Target::Time(*time)
             }
         },
@@ -301,22 +331,16 @@ fn end(base: &Base, archived: Option<&Archived>, reach: &Reach, wish: &Wish) -> 
         }
         target @ Target::Lsn(_) => target.clone(),
     };
-    Ok((target, notes))
+    Ok(End { everything: all.is_some(), target: all.unwrap_or(target), notes })
 }
 
-fn assemble(
-    base: &Base,
-    has_archive: bool,
-    history: &TimelineHistory,
-    reach: &Reach,
-    target: Target,
-    notes: Vec<String>,
-) -> Plan {
+fn assemble(base: &Base, has_archive: bool, history: &TimelineHistory, reach: &Reach, wish: &Wish, end: End) -> Plan {
+    let End { target, everything, notes } = end;
     let facts = &base.facts;
     let to = match target {
         Target::Immediate => facts.stop,
         // The record that begins there is read too.
-        Target::Lsn(lsn) => Lsn(lsn.0.saturating_add(1)),
+        Target::Lsn(lsn) if !everything => Lsn(lsn.0.saturating_add(1)),
         _ => reach.to,
     };
     let log = has_archive.then(|| {
@@ -324,5 +348,6 @@ fn assemble(
         let segments = (last_byte.0 / size.bytes()).saturating_sub(facts.start.0 / size.bytes()) + 1;
         Log { from: facts.start, to, timeline: history.timeline_at(last_byte), segments, size }
     });
-    Plan { base: base.clone(), target, timeline: history.timeline, log, newest: reach.newest, notes }
+    let inclusive = wish.inclusive || everything;
+    Plan { base: base.clone(), target, inclusive, everything, timeline: history.timeline, log, newest: reach.newest, notes }
 }

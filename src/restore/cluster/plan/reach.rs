@@ -14,6 +14,8 @@ pub(super) struct Reach {
     pub(super) newest: Option<Time>,
     /// No commit of the last stretch was made after this time, where that is known.
     pub(super) quiet_after: Option<Time>,
+    /// Where the last record before it begins, where that is known.
+    pub(super) last: Option<Lsn>,
     /// There is more log of this history further on, from here: what lies between is missing.
     pub(super) gap_until: Option<Lsn>,
 }
@@ -32,6 +34,7 @@ pub(super) fn reach(base: &Base, archived: Option<&Archived>, history: &Timeline
         timeline: facts.timeline,
         newest: None,
         quiet_after: None,
+        last: None,
         gap_until: None,
     };
     let stretches: &[Stretch] = archived.map_or(&[], |a| &a.stretches);
@@ -46,8 +49,8 @@ pub(super) fn reach(base: &Base, archived: Option<&Archived>, history: &Timeline
             found.to = stretch.to.min(*end);
             found.timeline = *timeline;
             let whole = stretch.to <= *end;
-            (found.newest, found.quiet_after) =
-                if whole { (stretch.newest, stretch.quiet_after) } else { (None, stretch.quiet_after) };
+            (found.newest, found.last) = if whole { (stretch.newest, stretch.last) } else { (None, None) };
+            found.quiet_after = stretch.quiet_after;
         }
         if found.to < first_of_segment(*end) {
             break;

@@ -40,7 +40,13 @@ fn stretch(timeline: u32, from: u64, to: u64, newest: Option<i64>) -> Stretch {
         to: Lsn(to * MIB),
         newest: newest.map(time),
         quiet_after: None,
+        last: newest.map(|_| last_before(to)),
     }
+}
+
+/// Where the last record of a stretch begins whose end was looked at.
+fn last_before(to: u64) -> Lsn {
+    Lsn(to * MIB - 100)
 }
 
 fn history(timeline: u32, ancestors: &[(u32, u64)]) -> TimelineHistory {
@@ -129,23 +135,38 @@ fn a_gap_ends_a_window() {
 }
 
 #[test]
-fn a_time_after_the_last_commit_means_everything() {
+fn a_time_after_the_last_commit_means_everything_there_is_now() {
     let (bases, all) = simple();
     let (_, target, _, notes) = chosen(&bases, &all, &wish(Target::Time(time(300))));
-    assert_eq!(target, Target::End);
+    assert_eq!(target, Target::Lsn(last_before(320)));
     assert!(notes[0].contains("everything is recovered"), "{notes:?}");
-    assert_eq!(chosen(&bases, &all, &wish(Target::Lsn(Lsn(320 * MIB)))).1, Target::End);
+    assert_eq!(chosen(&bases, &all, &wish(Target::Lsn(Lsn(320 * MIB)))).1, Target::Lsn(last_before(320)));
+    // Its last record is in, whatever was asked for.
+    for (target, everything) in
+        [(Target::Time(time(300)), true), (Target::Lsn(Lsn(320 * MIB)), true), (Target::Time(time(299)), false)]
+    {
+        let plan = plan(&bases, &all, &Wish { inclusive: false, ..wish(target) }).expect("a plan");
+        assert_eq!((plan.inclusive, plan.everything), (everything, everything));
+        assert_eq!(plan.log.expect("log").to, Lsn(320 * MIB));
+    }
     // Nobody looked when the last commit was: PostgreSQL decides, and the note prepares for it.
     let unknown = archived(&[history(1, &[])], &[stretch(1, 0, 320, None)]);
     let (_, target, _, notes) = chosen(&bases, &unknown, &wish(Target::Time(time(300))));
     assert_eq!((target, notes.len()), (Target::Time(time(300)), 1));
+    assert_eq!(chosen(&bases, &unknown, &wish(Target::Lsn(Lsn(320 * MIB)))).1, Target::Lsn(Lsn(320 * MIB)));
     // Somebody looked, and there is none.
     let mut quiet = unknown.clone();
     quiet[0].stretches[0].quiet_after = Some(time(300));
-    assert_eq!(chosen(&bases, &quiet, &wish(Target::Time(time(300)))).1, Target::End);
-    // Nothing at all after the base backup.
+    quiet[0].stretches[0].last = Some(last_before(320));
+    assert_eq!(chosen(&bases, &quiet, &wish(Target::Time(time(300)))).1, Target::Lsn(last_before(320)));
+    // Without a place to end at, the server fails rather than go on into what is archived later.
+    quiet[0].stretches[0].last = None;
+    assert_eq!(chosen(&bases, &quiet, &wish(Target::Time(time(300)))).1, Target::Time(time(300)));
+    // Nothing at all after the base backup, or nothing whole.
     let short = archived(&[history(1, &[])], &[stretch(1, 0, 200, None)]);
-    assert_eq!(chosen(&bases, &short, &wish(Target::Time(time(300)))).1, Target::End);
+    assert_eq!(chosen(&bases, &short, &wish(Target::Time(time(300)))).1, Target::Immediate);
+    quiet[0].stretches[0].last = Some(last_before(200));
+    assert_eq!(chosen(&bases, &quiet, &wish(Target::Time(time(300)))).1, Target::Immediate);
 }
 
 #[test]
@@ -201,7 +222,7 @@ fn an_upgraded_cluster_is_two_systems() {
     let none = Archived { system_identifier: 2, histories: vec![history(1, &[])], ..Archived::default() };
     all[0].followed = Some(time(400));
     // Its last commit is older than both; only one of them is of its own life.
-    assert_eq!(chosen(&bases, &all, &wish(Target::Time(time(350)))).1, Target::End);
+    assert_eq!(chosen(&bases, &all, &wish(Target::Time(time(350)))).1, Target::Lsn(last_before(320)));
     refused(&bases, &all, &wish(Target::Time(time(450))), &["another system took the place of 1"]);
     assert!(chosen(&bases, &all, &wish(Target::End)).3[0].contains("before another system took its place"));
     bases.push(new);
