@@ -11,6 +11,7 @@
 mod entries;
 mod finish;
 mod read;
+mod settle;
 #[cfg(test)]
 mod tests;
 mod was;
@@ -25,9 +26,9 @@ use super::stats::ArchiveStats;
 use super::told::Told;
 use crate::error::{Context, Error, Kind, Result};
 use crate::model::{Id, Node, NodeKind, Time};
-use crate::repository::{Lane, LargeTree, Reader, SMALL_FILE, TreePart, Writer};
+use crate::repository::{Lane, LargeTree, Reader, TreePart, Writer};
 use crate::runtime::Cancel;
-use crate::source::volume::{Dir, Found, FoundKind, Names, Problem, Volume};
+use crate::source::volume::{Dir, Found, Names, Problem, Volume};
 
 use entries::{Entries, Slot, is_large};
 use was::Was;
@@ -391,72 +392,6 @@ impl Walk {
         }
     }
 
-    /// Decides what an entry needs. Its node is complete but for content and subtree.
-    fn settle(
-        &self,
-        open: &Arc<OpenDir>,
-        found: &mut Found,
-        old: Option<Node>,
-        at: Slot,
-        small: &mut Vec<(Found, Slot)>,
-        later: &mut Vec<Task>,
-    ) -> Result<Option<Node>> {
-        if found.kind == FoundKind::File {
-            add(&self.stats.bytes_total, found.size);
-        }
-        if let (Some(old), Some(parent)) = (&old, &self.parent)
-            && self.volume.unchanged(found, old, parent.scanned)
-            && self.content_is_stored(old)
-        {
-            // Equal ctime: extended attributes and link target are the parent's.
-            let node = self.volume.to_node_like(found, old);
-            self.note_same(open, &node, Some(old));
-            if found.kind == FoundKind::File {
-                add(&self.stats.files_unmodified, 1);
-            }
-            return Ok(Some(node));
-        }
-        let mut failed = None;
-        if let Err(problem) = self.volume.complete(&open.dir, found) {
-            let gone = problem.is_gone();
-            failed = Some(problem.to_string());
-            self.problem(problem);
-            if gone {
-                open.same.store(false, Ordering::Relaxed);
-                return Ok(None);
-            }
-            // No entry has this one: the next backup asks again, instead of taking over what is missing here.
-            found.meta.ctime = Time::default();
-        }
-        let mut node = self.volume.to_node(found);
-        if found.kind == FoundKind::Symlink && found.target.is_empty() {
-            node.error = failed;
-        }
-        match found.kind {
-            FoundKind::Dir => {
-                let was = match &old {
-                    Some(Node { kind: NodeKind::Dir { subtree }, .. }) => *subtree,
-                    _ => None,
-                };
-                self.note_same(open, &node, old.as_ref());
-                later.push(Task::Dir { found: found.clone(), place: Place { open: open.clone(), at, was } });
-            }
-            FoundKind::File => {
-                open.same.store(false, Ordering::Relaxed);
-                add(if old.is_some() { &self.stats.files_changed } else { &self.stats.files_new }, 1);
-                if found.size == 0 {
-                    // Nothing to read: an empty file has no blobs.
-                } else if found.size <= SMALL_FILE {
-                    small.push((found.clone(), at));
-                } else {
-                    later.push(Task::File { open: open.clone(), found: found.clone(), at });
-                }
-            }
-            _ => self.note_same(open, &node, old.as_ref()),
-        }
-        Ok(Some(node))
-    }
-
     /// Opens a directory that was listed and goes on with it. One that may not be read is recorded as an empty one.
     fn enter(self: &Arc<Self>, found: Found, place: Place) -> Result<()> {
         let problem = match self.volume.enter(&place.open.dir, &found) {
@@ -485,26 +420,5 @@ impl Walk {
         }
         self.problem(problem);
         self.entry_done(&place.open, Some(place.at), Via::Walker)
-    }
-
-    fn note_same(&self, open: &OpenDir, node: &Node, old: Option<&Node>) {
-        let same = old.is_some_and(|old| match (&node.kind, &old.kind) {
-            // Subtrees are compared when they are stored.
-            (NodeKind::Dir { .. }, NodeKind::Dir { .. }) => {
-                node.meta == old.meta && node.name == old.name && node.error == old.error
-            }
-            _ => node == old,
-        });
-        if !same {
-            open.same.store(false, Ordering::Relaxed);
-        }
-    }
-
-    fn content_is_stored(&self, old: &Node) -> bool {
-        match &old.kind {
-            NodeKind::File { content, .. } => content.iter().all(|id| self.writer.has_data(id)),
-            NodeKind::Dir { .. } => false,
-            _ => true,
-        }
     }
 }
