@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::origin::{await_true, rows_after_promotion};
 use crate::cli::Ran;
 use crate::support::postgres::Server;
-use crate::wal_cli::{Place, archived};
+use crate::wal_cli::{Place, archived, receive};
 
 /// A server, its archive and its base backups.
 pub struct Site {
@@ -280,6 +280,31 @@ fn a_base_backup_without_further_log_ends_at_itself() {
     run_here(&server);
     server.restart();
     assert_eq!(rows_after_promotion(&server), "1");
+}
+
+/// The last record is in a segment that is not whole, and more is streamed into that one later.
+#[test]
+fn a_streamed_archive_ends_where_it_ended_when_the_plan_was_made() {
+    let server = Server::start(17);
+    let place = Place::new(&receive::job(&server));
+    let base = format!("base: {{ pg_base: {{ url: \"{}\" }}, schedule: never }}", server.conninfo("postgres", ""));
+    place.configure(&place.local_store(), &receive::job(&server), &base);
+    let _stream = receive::Streaming::start(&place, &["wal", "receive", "--job", "acme/wal"]);
+    await_true(&server, "SELECT count(*) = 1 FROM pg_replication_slots WHERE active");
+    server.sql("postgres", "CREATE TABLE t (n int)");
+    place.run(&["backup", "acme/base"]).ok();
+    server.sql("postgres", "INSERT INTO t VALUES (1)");
+    receive::confirmed(&server);
+    let now = server.sql("postgres", "SELECT pg_sleep(0.02); SELECT clock_timestamp(); SELECT pg_sleep(0.02)").trim().to_owned();
+    let restored = Server::unborn(17);
+    let done = place.run(&["--json", "restore", "acme/base", "--to", &restored.data(), "--target-time", &now]).ok().json();
+    let ends_at = done["result"]["plan"]["ends_at"].as_str().unwrap();
+    assert!(ends_at.contains("as it is now (position"), "{done:#}");
+    server.sql("postgres", "INSERT INTO t VALUES (2)");
+    receive::confirmed(&server);
+    run_here(&restored);
+    restored.restart();
+    assert_eq!(rows_after_promotion(&restored), "1");
 }
 
 #[test]

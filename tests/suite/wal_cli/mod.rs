@@ -5,7 +5,7 @@ mod backlog;
 mod client;
 mod fetch;
 mod owners;
-mod receive;
+pub mod receive;
 mod trials;
 
 use std::path::{Path, PathBuf};

@@ -53,7 +53,7 @@ pub fn job(server: &Server) -> String {
 }
 
 /// Waits until everything that is committed is confirmed.
-fn confirmed(server: &Server) {
+pub fn confirmed(server: &Server) {
     let position = server.sql("postgres", "SELECT pg_current_wal_flush_lsn()");
     let sql = format!("SELECT count(*) FROM pg_replication_slots WHERE slot_name = 'strongroom' AND restart_lsn >= '{position}'");
     until("the commit is confirmed", || server.sql("postgres", &sql) == "1");
