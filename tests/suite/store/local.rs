@@ -101,6 +101,8 @@ async fn what_moves_on_to_another_name_is_always_listed() {
             for (old, new) in paths.iter().zip(paths.iter().cycle().skip(1)).cycle() {
                 std::fs::write(new, "x").unwrap();
                 std::fs::remove_file(old).unwrap();
+                // Faster than it is listed nothing can be followed.
+                std::thread::sleep(std::time::Duration::from_millis(1));
                 if done.load(std::sync::atomic::Ordering::Relaxed) {
                     return;
                 }
